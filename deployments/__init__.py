@@ -1,0 +1,1 @@
+"""The shell: HTTP, Ray Serve, command line."""

@@ -1,0 +1,174 @@
+"""The Serve application: one deployment in which the HTTP ingress and the scorer are the same replica.
+
+No `from __future__ import annotations` here: Serve reads the type of `build_app`'s argument from its annotation.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+from ray.serve.context import _get_global_client
+
+from gating import build_encoder
+from learner.actor import LearnerArgs
+from learner.chain import build_source
+from learner.events import ReplicaStatus
+
+from .api import Gate, build_api
+from .auth import check_exposure
+from .batcher import Batcher
+from .config import ServeArgs
+from .decisions import DecisionBuffer
+from .errors import LearnerAway
+from .learner_client import RayLearner
+from .reporting import Reporter
+from .scorer import Scorer
+from .state_view import StateView
+from .weights import Subscriber
+
+logger = logging.getLogger(__name__)
+
+DEPLOYMENT = "Gate"
+_REQUESTS_PER_REPLICA = 4096
+
+
+class GateReplica:
+    """One replica: engine, weights, decisions and routes, and the tasks that keep them going."""
+
+    def __init__(self, args: ServeArgs) -> None:
+        context = serve.get_replica_context()
+        # Serve has no public way to ask where it listens; a plain `serve run` reaches this check only here.
+        check_exposure(args.auth, _get_global_client().http_config.host)
+        self._args = args
+        self._id = context.replica_tag
+        encoder = build_encoder(
+            args.encoder.kind,
+            args.encoder.model_name,
+            device=args.encoder.device,
+            dtype=args.encoder.dtype,
+            batch_tokens=args.encoder.batch_tokens,
+        )
+        self._batcher = Batcher(
+            encoder.encode,
+            batch_tokens=args.encoder.batch_tokens,
+            max_queue_tokens=args.serving.max_queue_tokens,
+            threads=args.encoder.threads,
+        )
+        learner_args = LearnerArgs(context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint)
+        self._learner = RayLearner(learner_args, num_cpus=args.replica.learner_num_cpus)
+        self._decisions = DecisionBuffer(
+            self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions
+        )
+        self._subscriber = Subscriber(
+            self._learner,
+            status=self.status,
+            fingerprint=encoder.fingerprint,
+            device=encoder.device,
+            heartbeat_s=args.learner.heartbeat_s,
+            max_age_s=args.serving.max_age_s,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Get the first weights if the learner has any, then follow it.
+
+        Raises:
+            LearnerError: the learner that runs is not this replica's.
+        """
+        try:
+            await self._subscriber.poll_once()
+        except LearnerAway as error:
+            logger.warning("started without weights: %s", error)
+        self._tasks = [self._background(self._subscriber.run()), self._background(self._decisions.run())]
+
+    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 (Serve's name)
+        """The routes, as Serve asks for them after `__init__`."""
+        scorer = Scorer(
+            batcher=self._batcher,
+            subscriber=self._subscriber,
+            decisions=self._decisions,
+            selection=self._args.selection,
+            serving=self._args.serving,
+            generator=np.random.default_rng(),
+        )
+        reporter = Reporter(
+            client=self._learner,
+            scorer=scorer,
+            decisions=self._decisions,
+            subscriber=self._subscriber,
+            wait_timeout_s=self._args.serving.wait_timeout_s,
+        )
+        state = StateView(self._learner, self._subscriber, self.status)
+        return build_api(Gate(scorer, reporter, self._learner, state, self._args.serving.max_body_bytes))
+
+    def status(self) -> ReplicaStatus:
+        """What this replica tells about itself."""
+        current = self._subscriber.current
+        return ReplicaStatus(
+            id=self._id,
+            pid=os.getpid(),
+            incarnation=self._decisions.incarnation,
+            issued=self._decisions.issued,
+            epoch=current.snapshot.epoch if current else 0,
+            version=current.snapshot.version if current else 0,
+            age_s=self._subscriber.age_s,
+            queued_texts=self._batcher.queued_texts,
+            texts=self._batcher.texts_done,
+            buffered_decisions=len(self._decisions),
+        )
+
+    def check_health(self) -> None:
+        """Serve's health check. Raises only for what a restart cures: a dead engine, a task that ended."""
+        self._batcher.check_alive()
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def stop(self) -> None:
+        """Hand over the last decisions."""
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await self._decisions.flush()
+        except LearnerAway:
+            logger.warning("stopped with decisions=%d not handed over", len(self._decisions))
+        self._batcher.close()
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+
+class _ServeReplica(GateReplica):
+    """`GateReplica` with the life cycle that Serve expects: an async `__init__` and an async `__del__`."""
+
+    async def __init__(self, args: ServeArgs) -> None:
+        super().__init__(args)
+        await self.start()
+
+    async def __del__(self) -> None:
+        await self.stop()
+
+
+def build_app(args: ServeArgs) -> Application:
+    """The application that serve_config.yaml names.
+
+    Raises:
+        RosterError: the roster cannot be read; better here than in every replica.
+    """
+    build_source(args.chain).fetch_view()
+    deployment = serve.deployment(serve.ingress()(_ServeReplica)).options(
+        name=DEPLOYMENT,
+        num_replicas=args.replica.num_replicas,
+        max_ongoing_requests=_REQUESTS_PER_REPLICA,
+        ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=10,
+        logging_config={"enable_access_log": False},
+    )
+    return deployment.bind(args)

@@ -1,0 +1,427 @@
+"""GateClient: the service's HTTP contract as typed Python calls, on httpx alone.
+
+    with GateClient() as gate:
+        selection = gate.select(["Why is the sky blue?"], k=2).selections[0]
+        gate.report([Reward(selection.uids, [0.9, 0.4], decision_id=selection.decision_id)])
+
+Errors:
+
+    GateError
+    ├── GateUnavailableError    no answer from the service, after retries
+    ├── ProblemError            the service refused; has its status, code, title and detail
+    └── UnexpectedAnswerError   something answered, but not as the contract says: another server, another version
+
+A wrong argument is a plain `ValueError`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 2.0
+MAX_RETRY_AFTER_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
+PROBLEM = "application/problem+json"
+
+T = TypeVar("T")
+Body = dict[str, Any]
+Wait = Literal["logged", "applied", "published"]
+
+
+class GateError(Exception):
+    """Base of everything that the client raises on purpose, wrong arguments apart."""
+
+
+class GateUnavailableError(GateError):
+    """Nothing answered, or only the proxy in front of the service did; the call may be made again."""
+
+
+class ProblemError(GateError):
+    """The service answered with a problem document (RFC 9457).
+
+    Attributes:
+        status: the HTTP status.
+        code: the kind of problem, for programs: `unknown_uid`, `overloaded`, `learner_away` ...
+        title: the same for people.
+        detail: what was wrong with this request, and the remedy.
+    """
+
+    def __init__(self, status: int, code: str, title: str, detail: str) -> None:
+        super().__init__(status, code, title, detail)
+        self.status, self.code, self.title, self.detail = status, code, title, detail
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.code}: {self.detail or self.title}"
+
+
+class UnexpectedAnswerError(GateError):
+    """What answered does not speak this contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Which weights answered. `age_s`: since the learner last confirmed them as its newest; None if not told."""
+
+    epoch: int
+    version: int
+    age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metagraph:
+    """The network that the answer was made for; `netuid` and `block` are None for a roster."""
+
+    netuid: int | None
+    block: int | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One message's scores, one per uid."""
+
+    uids: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """One `Scores` per message. `degraded`: the weights are older than the service's `max_age_s`."""
+
+    scores: tuple[Scores, ...]
+    weights: Weights
+    metagraph: Metagraph
+    degraded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Whom to ask for one message, best first; report rewards under `decision_id`.
+
+    `propensities` are inclusion probabilities: how likely each uid was to be among the chosen.
+    """
+
+    decision_id: str
+    uids: tuple[int, ...]
+    scores: tuple[float, ...]
+    propensities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SelectResult:
+    """One `Selection` per message. `degraded`: the weights are older than the service's `max_age_s`."""
+
+    selections: tuple[Selection, ...]
+    weights: Weights
+    metagraph: Metagraph
+    degraded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What the uids asked for one message have earned: for a decision, or for a message under an id of your own.
+
+    Raises:
+        ValueError: lengths differ, a reward is not finite, or not exactly one of `decision_id` and
+            (`reward_id`, `message`) is given.
+    """
+
+    uids: Sequence[int]
+    rewards: Sequence[float]
+    decision_id: str | None = None
+    reward_id: str | None = None
+    message: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.uids) != len(self.rewards):
+            raise ValueError(
+                f"rewards has {len(self.rewards)} values for {len(self.uids)} uids; send one reward per uid"
+            )
+        if not all(math.isfinite(reward) for reward in self.rewards):
+            raise ValueError(f"rewards holds a number that is not finite: {list(self.rewards)}")
+        own = (self.reward_id is not None, self.message is not None)
+        if own not in ((True, True), (False, False)) or own[0] == (self.decision_id is not None):
+            raise ValueError("a reward needs either decision_id, or reward_id together with message")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Why a reward was not learned; `index` is the item's place in the report, `uid` None for the whole item."""
+
+    index: int
+    code: str
+    detail: str
+    uid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReport:
+    """The account of a report. `accepted` and `duplicates` count single (decision, uid) rewards.
+
+    After a retry, rewards that the first attempt already delivered count as duplicates. `version` is the one
+    that includes the report; `reached` says whether what was waited for happened in time.
+    """
+
+    accepted: int
+    duplicates: int
+    rejected: tuple[Rejected, ...]
+    weights: Weights | None
+    version: int | None
+    reached: bool
+
+
+class GateClient:
+    """Calls a running Tidegate. Safe to share between threads; close it, or use it as a context manager.
+
+    Every call may raise the errors in the module's docstring. Whatever may pass is tried again, with the same
+    ids: no connection, 429 and 503 (after their Retry-After), and a 500, 502 or 504 that is no problem document
+    and so comes from the proxy. A reward is never learned twice for it; a select that was lost on its way
+    leaves a decision that nobody reports on.
+
+    Args:
+        url: where the service listens.
+        timeout_s: the most that one call takes, retries included.
+        retries: how many times a call is tried again.
+        transport: answers instead of the network, in tests.
+        sleep: waits between attempts.
+        clock: seconds that only go forward.
+
+    Raises:
+        ValueError: `url` is not an http or https address.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 5,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        try:
+            is_address = httpx.URL(url).scheme in ("http", "https") and bool(httpx.URL(url).host)
+        except httpx.InvalidURL:
+            is_address = False
+        if not is_address:
+            raise ValueError(f"url is {url!r}; expected something like http://127.0.0.1:8000")
+        self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
+        self.retries = retries
+        self._http = httpx.Client(base_url=self.url, transport=transport)
+        self._sleep = sleep
+        self._clock = clock
+
+    def __enter__(self) -> GateClient:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def score(
+        self,
+        messages: Sequence[str],
+        *,
+        top_k: int | None = None,
+        uids: Sequence[int] | None = None,
+        min_version: int | None = None,
+    ) -> ScoreResult:
+        """Mean scores, without side effect: every uid in order, or those in `uids`, or the `top_k` best first.
+
+        `min_version` waits until the answering replica has at least that version.
+        """
+        body = _message_body(messages, top_k=top_k, uids=_ints(uids), min_version=min_version)
+        return self._parse(_score_result, self._call("POST", "/v1/score", body))
+
+    def select(
+        self,
+        messages: Sequence[str],
+        *,
+        k: int = 4,
+        uids: Sequence[int] | None = None,
+        explore: bool = True,
+        min_version: int | None = None,
+    ) -> SelectResult:
+        """Choose up to `k` of the available uids (of those in `uids`, if given) for each message."""
+        body = _message_body(messages, k=k, uids=_ints(uids), explore=explore, min_version=min_version)
+        return self._parse(_select_result, self._call("POST", "/v1/select", body))
+
+    def report(self, rewards: Sequence[Reward], *, wait: Wait = "logged") -> RewardReport:
+        """Report what was earned; answers once that is logged, learned (`applied`) or `published` to replicas."""
+        body = {"rewards": [_reward_item(reward) for reward in rewards], "wait": wait}
+        return self._parse(_reward_report, self._call("POST", "/v1/rewards", body))
+
+    def state(self) -> Body:
+        """The learner, the metagraph and the replicas, as `GET /v1/state` answers."""
+        return self._parse(dict, self._call("GET", "/v1/state"))
+
+    def uids(self) -> list[Body]:
+        """The table of uids: owner, availability, and what each has earned."""
+        return self._parse(lambda answer: [dict(row) for row in answer["uids"]], self._call("GET", "/v1/uids"))
+
+    def decision(self, decision_id: str) -> Body:
+        """One decision explained: scores, propensities, version, rewards so far."""
+        return self._parse(dict, self._call("GET", _decision_path(decision_id)))
+
+    def erase_decision(self, decision_id: str) -> None:
+        """Erase a decision's embedding, the personal data it holds; rewards that come later are rejected."""
+        self._call("DELETE", _decision_path(decision_id))
+
+    def resync(self) -> Body:
+        """Read the metagraph's source now; answers what changed."""
+        return self._parse(dict, self._call("POST", "/v1/admin/resync"))
+
+    def ready(self) -> bool:
+        """Whether the service answers and has weights to score with. Asks once, without retries."""
+        outcome = self._attempt("GET", "/readyz", None, self.timeout_s)
+        return isinstance(outcome, httpx.Response) and outcome.status_code == httpx.codes.OK
+
+    def _call(self, method: str, path: str, body: Body | None = None) -> Any:
+        """Send until there is a lasting answer, the retries are used up, or the next one would come too late."""
+        deadline_s = self._clock() + self.timeout_s
+        for attempt in itertools.count():
+            outcome = self._attempt(method, path, body, deadline_s - self._clock())
+            wait_s = _wait_s(outcome, attempt)
+            if wait_s is None or attempt >= self.retries or self._clock() + wait_s >= deadline_s:
+                return self._answer(outcome)
+            self._sleep(wait_s)
+
+    def _attempt(
+        self, method: str, path: str, body: Body | None, left_s: float
+    ) -> httpx.Response | httpx.TransportError:
+        left_s = max(left_s, 0.001)
+        timeout = httpx.Timeout(left_s, connect=min(left_s, CONNECT_TIMEOUT_S))
+        try:
+            return self._http.request(method, path, json=body, timeout=timeout)
+        except httpx.TransportError as error:
+            return error
+
+    def _answer(self, outcome: httpx.Response | httpx.TransportError) -> Any:
+        if isinstance(outcome, httpx.TransportError):
+            reason = str(outcome) or type(outcome).__name__
+            raise GateUnavailableError(f"no answer from {self.url}: {reason}") from outcome
+        if problem := _problem(outcome):
+            raise problem
+        said = f"{self.url} answered {outcome.status_code} {outcome.headers.get('content-type', '')}".rstrip()
+        if outcome.status_code == 429 or outcome.status_code >= 500:
+            raise GateUnavailableError(f"{said}, which is its proxy's; the service behind it is starting or down")
+        if not outcome.is_success:
+            raise UnexpectedAnswerError(f"{said}, not a Tidegate answer; check the address")
+        if not outcome.content:
+            return {}
+        try:
+            return outcome.json()
+        except ValueError as error:
+            raise UnexpectedAnswerError(f"{said}, but not JSON; check the address") from error
+
+    def _parse(self, build: Callable[[Any], T], answer: Any) -> T:
+        try:
+            return build(answer)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UnexpectedAnswerError(
+                f"{self.url} answered something else than the contract says ({error!r}); check address and versions"
+            ) from error
+
+
+def _wait_s(outcome: httpx.Response | httpx.TransportError, attempt: int) -> float | None:
+    """How long to wait before trying again; None where the answer will not change.
+
+    Exponential with jitter, and never less than the Retry-After, which is believed up to MAX_RETRY_AFTER_S.
+    """
+    backoff_s = min(FIRST_BACKOFF_S * 2.0**attempt, MAX_BACKOFF_S) * random.uniform(0.5, 1.0)
+    if isinstance(outcome, httpx.TransportError):
+        return backoff_s
+    if outcome.status_code in (429, 503):
+        return max(backoff_s, min(_retry_after_s(outcome), MAX_RETRY_AFTER_S))
+    if outcome.status_code in (500, 502, 504) and _problem(outcome) is None:
+        return backoff_s
+    return None
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    """The Retry-After in seconds; 0 where there is none, or where it is a date, which Tidegate never sends."""
+    try:
+        seconds = float(response.headers.get("retry-after", "0"))
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
+
+
+def _problem(response: httpx.Response) -> ProblemError | None:
+    if not response.headers.get("content-type", "").startswith(PROBLEM):
+        return None
+    try:
+        document = response.json()
+    except ValueError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    fields = [str(document.get(name) or "") for name in ("code", "title", "detail")]
+    return ProblemError(response.status_code, *fields)
+
+
+def _message_body(messages: Sequence[str], **options: Any) -> Body:
+    if isinstance(messages, str):
+        raise ValueError("messages is one string; send a list of strings")
+    return {"messages": list(messages)} | {name: value for name, value in options.items() if value is not None}
+
+
+def _ints(uids: Sequence[int] | None) -> list[int] | None:
+    return None if uids is None else [int(uid) for uid in uids]
+
+
+def _reward_item(reward: Reward) -> Body:
+    ids = {"decision_id": reward.decision_id, "reward_id": reward.reward_id, "message": reward.message}
+    item: Body = {"uids": _ints(reward.uids), "rewards": [float(value) for value in reward.rewards]}
+    return item | {name: value for name, value in ids.items() if value is not None}
+
+
+def _decision_path(decision_id: str) -> str:
+    return f"/v1/decisions/{quote(decision_id, safe='')}"
+
+
+def _weights(answer: Mapping[str, Any]) -> Weights:
+    return Weights(int(answer["epoch"]), int(answer["version"]), answer.get("age_s"))
+
+
+def _metagraph(answer: Mapping[str, Any]) -> Metagraph:
+    return Metagraph(answer.get("netuid"), answer.get("block"), int(answer["n"]))
+
+
+def _score_result(answer: Body) -> ScoreResult:
+    scores = tuple(Scores(tuple(item["uids"]), tuple(item["scores"])) for item in answer["scores"])
+    return ScoreResult(scores, _weights(answer["weights"]), _metagraph(answer["metagraph"]), bool(answer["degraded"]))
+
+
+def _select_result(answer: Body) -> SelectResult:
+    selections = tuple(
+        Selection(item["decision_id"], tuple(item["uids"]), tuple(item["scores"]), tuple(item["propensities"]))
+        for item in answer["selections"]
+    )
+    weights, metagraph = _weights(answer["weights"]), _metagraph(answer["metagraph"])
+    return SelectResult(selections, weights, metagraph, bool(answer["degraded"]))
+
+
+def _reward_report(answer: Body) -> RewardReport:
+    rejected = tuple(
+        Rejected(int(item["index"]), item["code"], item["detail"], item.get("uid")) for item in answer["rejected"]
+    )
+    weights = _weights(answer["weights"]) if answer.get("weights") else None
+    return RewardReport(
+        answer["accepted"], answer["duplicates"], rejected, weights, answer.get("version"), answer["reached"]
+    )

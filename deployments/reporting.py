@@ -1,0 +1,105 @@
+"""Taking in reports of rewards: encode messages, hand decisions over first, let the learner log them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from learner.errors import DecisionPendingError, RepeatedUidError, UnknownUidError
+from learner.events import RewardItem
+
+from .decisions import DecisionBuffer
+from .errors import LearnerAway, LearnerAwayProblem, Problem
+from .learner_client import LearnerClient
+from .schemas import RewardIn, RewardsRequest
+from .scorer import Scorer
+from .weights import Subscriber
+
+
+class Reporter:
+    """Answers reward requests.
+
+    Args:
+        client: the learner.
+        scorer: encodes messages.
+        decisions: this replica's decisions on their way to the learner.
+        subscriber: this replica's weights.
+        wait_timeout_s: how long `wait` waits.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: LearnerClient,
+        scorer: Scorer,
+        decisions: DecisionBuffer,
+        subscriber: Subscriber,
+        wait_timeout_s: float,
+    ) -> None:
+        self._client = client
+        self._scorer = scorer
+        self._decisions = decisions
+        self._subscriber = subscriber
+        self._wait_timeout_s = wait_timeout_s
+
+    async def report(self, request: RewardsRequest) -> dict[str, Any]:
+        """Have rewards logged, and wait for their effect if asked to.
+
+        Raises:
+            Problem: nothing was acknowledged; see the HTTP contract.
+        """
+        items = await self._items(request.rewards)
+        try:
+            await self._decisions.flush()
+            reply = await self._client.add_rewards(items, request.wait, self._wait_timeout_s)
+        except LearnerAway as error:
+            raise LearnerAwayProblem from error
+        except DecisionPendingError as error:
+            raise Problem(503, "decision_pending", str(error), retry_after_s=1) from error
+        except UnknownUidError as error:
+            raise Problem(422, "unknown_uid", str(error)) from error
+        except RepeatedUidError as error:
+            raise Problem(422, "repeated_uid", str(error)) from error
+        reached = reply.reached
+        if request.wait == "published" and reached:
+            # Published is not yet here: an answer that follows from this replica must show it.
+            reached = await self._subscriber.wait_for_version(reply.report.seq, self._wait_timeout_s)
+        return {
+            "accepted": reply.report.accepted,
+            "duplicates": reply.report.duplicates,
+            "rejected": [_without_none(asdict(rejection)) for rejection in reply.report.rejected],
+            "weights": {"epoch": reply.epoch, "version": reply.published_version},
+            "version": reply.report.seq,
+            "reached": reached,
+        }
+
+    async def _items(self, rewards: Sequence[RewardIn]) -> list[RewardItem]:
+        embeddings = await self._embed([reward.message for reward in rewards if reward.message is not None])
+        items = []
+        for reward in rewards:
+            embedding = embeddings.pop(0) if reward.message is not None else None
+            items.append(
+                RewardItem(
+                    uids=tuple(reward.uids),
+                    rewards=tuple(reward.rewards),
+                    decision_id=reward.decision_id,
+                    reward_id=reward.reward_id,
+                    embedding=embedding,
+                )
+            )
+        return items
+
+    async def _embed(self, messages: list[str]) -> list[NDArray[np.float16]]:
+        if not messages:
+            return []
+        embedding = await self._scorer.embed(messages)
+        return list(embedding.to("cpu", torch.float16).numpy())
+
+
+def _without_none(rejection: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in rejection.items() if value is not None}

@@ -1,0 +1,181 @@
+"""Starting and stopping applications on a Ray cluster of this machine's own, or on one that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
+
+from learner.actor import NAMESPACE, learner_name
+from learner.chain import build_source
+from learner.errors import LearnerError
+
+from .auth import ExposureError, check_exposure
+from .local import (
+    RunFile,
+    ServiceError,
+    check_port,
+    descendants,
+    end_processes,
+    haproxies,
+    ignore_signals,
+    interrupt_on_signals,
+    run_file_path,
+    wait_until_ready,
+)
+from .serve_config import IMPORT_PATH, parse_args, read_serve_config
+
+logger = logging.getLogger(__name__)
+
+_OBJECT_STORE_BYTES = 512 * 2**20
+_DEPLOY_TIMEOUT_S = 300.0
+_READY_TIMEOUT_S = 60.0
+
+
+@contextlib.contextmanager
+def running_service(config_path: Path, *, address: str | None, say: Callable[[str], None]) -> Iterator[str]:
+    """Serve what the config says while the body runs. Yields the URL.
+
+    Args:
+        config_path: a Serve config.
+        address: a Ray cluster to join, None to start one here.
+        say: told what is being done.
+
+    Raises:
+        ServeConfigError, ExposureError, LearnerError, ServiceError: it cannot be served; nothing is left behind.
+    """
+    config = read_serve_config(config_path)
+    host, port = config.http_options.host, config.http_options.port
+    apps = [app.name for app in config.applications]
+    cpus = _check_applications(config)
+    check_port(host, port)
+    node_id = ""
+    try:
+        interrupt_on_signals()
+        say("starting Ray")
+        node_id = _start_ray(address, cpus)
+        interrupt_on_signals()
+        RunFile(os.getpid(), psutil.Process().create_time(), port, node_id, apps).write()
+        say("loading the encoder and starting the learner")
+        _deploy(config)
+        url = f"http://{host}:{port}"
+        for app in config.applications:
+            wait_until_ready(url + (app.route_prefix or "").rstrip("/"), _READY_TIMEOUT_S)
+        yield url
+    finally:
+        ignore_signals()
+        started = descendants() + (haproxies(node_id) if node_id else [])
+        if ray.is_initialized():
+            say("stopping")
+            _take_down(apps)
+            ray.shutdown()
+        end_processes([process for process in started if process.is_running()])
+        run_file_path(port).unlink(missing_ok=True)
+
+
+def _check_applications(config: ServeDeploySchema) -> float:
+    """Check what would fail later and far away. Returns how many CPUs Ray must have for all replicas."""
+    cpus = 0.0
+    for app in config.applications:
+        if app.import_path != IMPORT_PATH:
+            continue
+        args = parse_args(app.args if isinstance(app.args, dict) else app.args.model_dump())
+        check_exposure(args.auth, config.http_options.host)
+        build_source(args.chain).fetch_view()
+        cpus += args.replica.num_replicas * args.replica.num_cpus + args.replica.learner_num_cpus
+    return cpus
+
+
+def _start_ray(address: str | None, cpus: float) -> str:
+    # A laptop with fewer cores than replicas still serves: Ray's CPUs are its bookkeeping, not the machine's.
+    local: dict[str, Any] = {
+        "num_cpus": max(os.cpu_count() or 1, int(cpus) + 1),
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
+    ray.init(
+        address=address or "local",
+        namespace="serve",
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        **({} if address else local),
+    )
+    node_id: str = ray.get_runtime_context().get_node_id()
+    return node_id
+
+
+def _deploy(config: ServeDeploySchema) -> None:
+    """Deploy and wait until every application runs.
+
+    Raises:
+        ServiceError: one does not; the message is Serve's.
+    """
+    http_options = {**config.http_options.model_dump(), "location": config.proxy_location}
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(http_options=http_options)
+    # What `serve run` does with a config; there is no public function for it.
+    _get_global_client().deploy_apps(config)
+    deadline_s = time.monotonic() + _DEPLOY_TIMEOUT_S
+    wanted = {app.name for app in config.applications}
+    while time.monotonic() < deadline_s:
+        status = serve.status().applications
+        failed = [f"{name}: {app.message}" for name, app in status.items() if app.status == "DEPLOY_FAILED"]
+        if failed:
+            raise ServiceError("deploying failed: " + "\n".join(failed))
+        if {name for name, app in status.items() if app.status == "RUNNING"} >= wanted:
+            return
+        time.sleep(0.1)
+    raise ServiceError(f"not deployed within {_DEPLOY_TIMEOUT_S:g} s: {status}")
+
+
+def _take_down(apps: list[str]) -> None:
+    """Remove applications and their learners; other applications of the cluster stay."""
+    with contextlib.suppress(Exception):
+        others = set(serve.status().applications) - set(apps)
+        if others:
+            for app in apps:
+                serve.delete(app)
+        else:
+            serve.shutdown()
+    for app in apps:
+        stop_learner(app)
+
+
+def stop_learner(app: str) -> bool:
+    """Let an application's learner finish and end it for good; whether there was one."""
+    try:
+        handle = ray.get_actor(learner_name(app), namespace=NAMESPACE)
+    except ValueError:
+        return False
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(handle.stop.options(concurrency_group="operator").remote(), timeout=10)
+    ray.kill(handle, no_restart=True)
+    return True
+
+
+def take_down_cluster_apps(address: str) -> list[str]:
+    """Remove every Tidegate application from a running cluster. Returns their names."""
+    ray.init(address=address, namespace="serve", logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        names = [
+            actor["name"].split(":")[1]
+            for actor in ray.util.list_named_actors(all_namespaces=True)
+            if actor["namespace"] == NAMESPACE and actor["name"].startswith("tidegate:")
+        ]
+        _take_down(names)
+        return names
+    finally:
+        ray.shutdown()
+
+
+__all__ = ["ExposureError", "LearnerError", "running_service", "stop_learner", "take_down_cluster_apps"]

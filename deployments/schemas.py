@@ -1,0 +1,169 @@
+"""The HTTP contract's bodies. Requests are strict: no coercion, no unknown keys, no NaN."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _not_blank(message: str) -> str:
+    if not message.strip():
+        raise ValueError("a message must not be empty")
+    return message
+
+
+Message = Annotated[str, AfterValidator(_not_blank)]
+Uid = Annotated[int, Field(ge=0)]
+
+
+class Request(BaseModel):
+    """Base of all request bodies."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ScoreRequest(Request):
+    """Score messages without any side effect."""
+
+    messages: list[Message] = Field(min_length=1, max_length=256, description="the prompts")
+    top_k: int | None = Field(None, ge=1, description="answer only the best so many, best first")
+    uids: list[Uid] | None = Field(None, min_length=1, description="score only these, in this order")
+    min_version: int | None = Field(None, ge=0, description="wait for weights of at least this version")
+
+
+class SelectRequest(Request):
+    """Choose uids for messages."""
+
+    messages: list[Message] = Field(min_length=1, max_length=256, description="the prompts")
+    k: int = Field(4, ge=1, description="how many uids to choose for each message")
+    uids: list[Uid] | None = Field(None, min_length=1, description="choose only among these")
+    explore: bool = Field(True, description="false: greedy on mean scores")
+    durable: bool = Field(False, description="answer only once the decisions are in the event log")
+    min_version: int | None = Field(None, ge=0, description="wait for weights of at least this version")
+
+
+class RewardIn(Request):
+    """Rewards of one decision, or of one message under an id of the caller's own."""
+
+    decision_id: str | None = Field(None, min_length=1, max_length=200)
+    reward_id: str | None = Field(None, min_length=1, max_length=200)
+    message: Message | None = None
+    uids: list[Uid] = Field(min_length=1)
+    rewards: list[float] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> RewardIn:
+        by_message = (self.reward_id is not None, self.message is not None)
+        if (self.decision_id is not None) == any(by_message) or any(by_message) != all(by_message):
+            raise ValueError("give either decision_id, or reward_id and message")
+        if len(self.rewards) != len(self.uids):
+            raise ValueError(
+                f"rewards has {len(self.rewards)} values for {len(self.uids)} uids; send one reward per uid"
+            )
+        if len(set(self.uids)) != len(self.uids):
+            raise ValueError("uids names a uid twice; report each uid once")
+        return self
+
+
+class RewardsRequest(Request):
+    """Report what answers earned."""
+
+    rewards: list[RewardIn] = Field(min_length=1, max_length=4096)
+    wait: Literal["logged", "applied", "published"] = "logged"
+
+    @model_validator(mode="after")
+    def _few_messages(self) -> RewardsRequest:
+        messages = sum(reward.message is not None for reward in self.rewards)
+        if messages > 256:
+            raise ValueError(f"{messages} messages were sent; send at most 256 in one request")
+        return self
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+class WeightsInfo(BaseModel):
+    """Which weights an answer comes from."""
+
+    epoch: int
+    version: int
+    age_s: float | None
+
+
+class MetagraphInfo(BaseModel):
+    """Which network an answer is about."""
+
+    netuid: int
+    block: int
+    n: int
+
+
+class Provenance(BaseModel):
+    """What every scoring answer carries."""
+
+    weights: WeightsInfo
+    metagraph: MetagraphInfo
+    degraded: bool
+
+
+class MessageScores(BaseModel):
+    """Scores of one message."""
+
+    uids: list[int]
+    scores: list[float]
+
+
+class ScoreResponse(Provenance):
+    """One entry per message."""
+
+    scores: list[MessageScores]
+
+
+class MessageSelection(BaseModel):
+    """The uids chosen for one message, best first."""
+
+    decision_id: str
+    uids: list[int]
+    scores: list[float]
+    propensities: list[float]
+
+
+class SelectResponse(Provenance):
+    """One entry per message."""
+
+    selections: list[MessageSelection]
+
+
+class RejectedReward(BaseModel):
+    """A reward that was not learned, and why."""
+
+    index: int
+    uid: int | None = None
+    code: str
+    detail: str
+
+
+class PublishedVersion(BaseModel):
+    """What the learner has published."""
+
+    epoch: int
+    version: int
+
+
+class RewardsResponse(BaseModel):
+    """The account of a report."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[RejectedReward]
+    weights: PublishedVersion
+    version: int
+    reached: bool

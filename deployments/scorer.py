@@ -1,0 +1,212 @@
+"""Scoring and selecting: texts -> embeddings -> scores -> uids, every answer from one version of the weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gating.head import score
+from gating.metagraph import MetagraphView, unknown_uids
+from gating.selection import Selection, select
+from learner.events import Decision
+
+from .batcher import Batcher, QueueFullError
+from .config import SelectionArgs, ServingArgs
+from .decisions import DecisionBuffer
+from .errors import Problem
+from .schemas import ScoreRequest, SelectRequest
+from .weights import Subscriber, Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Embeddings, the weights that scored them, and mean scores of the wanted uids, one column each."""
+
+    embedding: Float[Tensor, "batch hidden"]
+    weights: Weights
+    uids: NDArray[np.int64]
+    scores: Float[np.ndarray, "batch uid"]
+
+
+class Scorer:
+    """Answers score and select requests.
+
+    Args:
+        batcher: the engine.
+        subscriber: the weights.
+        decisions: where selections go on their way to the learner.
+        selection: how uids are chosen.
+        serving: limits and patience.
+        generator: the randomness of selections.
+        now_s: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        *,
+        batcher: Batcher,
+        subscriber: Subscriber,
+        decisions: DecisionBuffer,
+        selection: SelectionArgs,
+        serving: ServingArgs,
+        generator: np.random.Generator,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._batcher = batcher
+        self._subscriber = subscriber
+        self._decisions = decisions
+        self._selection = selection
+        self._serving = serving
+        self._generator = generator
+        self._now_s = now_s
+
+    @property
+    def ready(self) -> bool:
+        """Whether any weights are loaded."""
+        return self._subscriber.current is not None
+
+    async def score(self, request: ScoreRequest) -> dict[str, Any]:
+        """Mean scores, in uid order or in the request's, best first if `top_k` is given.
+
+        Raises:
+            Problem: see the HTTP contract.
+        """
+        scored = await self._score(request.messages, request.uids, request.min_version)
+        if request.top_k is None:
+            answers = [{"uids": scored.uids, "scores": row} for row in scored.scores]
+        else:
+            best = np.argsort(-scored.scores, axis=1, kind="stable")[:, : request.top_k]
+            answers = [{"uids": scored.uids[b], "scores": row[b]} for b, row in zip(best, scored.scores, strict=True)]
+        return {"scores": answers, **self.provenance(scored.weights)}
+
+    async def select(self, request: SelectRequest) -> dict[str, Any]:
+        """Choose k available uids for each message, and hand the decisions to the learner.
+
+        Raises:
+            Problem: see the HTTP contract.
+        """
+        self._decisions.check_room(len(request.messages))
+        scored = await self._score(request.messages, request.uids, request.min_version)
+        snapshot = scored.weights.snapshot
+        columns = np.flatnonzero(snapshot.available[scored.uids])
+        candidates = scored.uids[columns]
+        scores = scored.scores[:, columns]
+        if request.explore:
+            scores = scores + snapshot.bonus[candidates]
+        selections = select(scores, candidates, request.k, epsilon=self._epsilon(request), generator=self._generator)
+        ids = [self._record(scored, row, selection, len(candidates)) for row, selection in enumerate(selections)]
+        answers = [
+            {"decision_id": i, "uids": s.uids, "scores": s.scores, "propensities": s.propensities}
+            for i, s in zip(ids, selections, strict=True)
+        ]
+        return {"selections": answers, **self.provenance(scored.weights)}
+
+    async def embed(self, messages: Sequence[str]) -> Float[Tensor, "batch hidden"]:
+        """Embeddings of messages, which must not be longer than the limit.
+
+        Raises:
+            Problem: a message is too long, or the queue is full.
+        """
+        limit = self._serving.max_message_chars
+        for index, message in enumerate(messages):
+            if len(message) > limit:
+                raise Problem(
+                    422, "message_too_long", f"messages[{index}] has {len(message)} characters; at most {limit} fit"
+                )
+        try:
+            return await self._batcher.embed(messages)
+        except QueueFullError as error:
+            raise Problem(429, "overloaded", f"{error}; send the request again later", retry_after_s=1) from error
+
+    def provenance(self, weights: Weights) -> dict[str, Any]:
+        """Which weights and which network an answer comes from."""
+        snapshot, age_s = weights.snapshot, self._subscriber.age_s
+        return {
+            "weights": {
+                "epoch": snapshot.epoch,
+                "version": snapshot.version,
+                "age_s": None if age_s is None else round(age_s, 3),
+            },
+            "metagraph": {"netuid": snapshot.view.netuid, "block": snapshot.view.block, "n": snapshot.view.n},
+            "degraded": self._subscriber.degraded,
+        }
+
+    def current_weights(self) -> Weights:
+        """The weights to answer with.
+
+        Raises:
+            Problem: none are loaded yet.
+        """
+        if self._subscriber.current is None:
+            raise Problem(
+                503, "no_weights", "no weights have been published yet; send the request again", retry_after_s=1
+            )
+        return self._subscriber.current
+
+    async def _score(self, messages: Sequence[str], uids: list[int] | None, min_version: int | None) -> Scored:
+        check_uids(uids, self.current_weights().snapshot.view)
+        embedding = await self.embed(messages)
+        if min_version is not None:
+            await self._wait_for_version(min_version)
+        weights = self.current_weights()
+        # Again, since the network may have shrunk while the engine worked.
+        check_uids(uids, weights.snapshot.view)
+        wanted = np.arange(weights.snapshot.view.n) if uids is None else np.asarray(uids, dtype=np.int64)
+        weight, bias = weights.weight, weights.bias
+        if uids is not None:
+            columns = torch.from_numpy(wanted).to(weight.device)
+            weight, bias = weight[columns], bias[columns]
+        scores = score(embedding, weight, bias).cpu().numpy()
+        return Scored(embedding=embedding, weights=weights, uids=wanted, scores=scores)
+
+    async def _wait_for_version(self, version: int) -> None:
+        if not await self._subscriber.wait_for_version(version, self._serving.wait_timeout_s):
+            current = self._subscriber.current
+            raise Problem(
+                503,
+                "version_pending",
+                f"version {version} has not arrived; this replica has {current.snapshot.version if current else None}",
+                retry_after_s=1,
+            )
+
+    def _epsilon(self, request: SelectRequest) -> float:
+        if not request.explore:
+            return 0.0
+        return self._selection.epsilon_single if request.k == 1 else self._selection.epsilon
+
+    def _record(self, scored: Scored, row: int, selection: Selection, candidates: int) -> str:
+        snapshot = scored.weights.snapshot
+        uids = tuple(selection.uids.tolist())
+        decision = Decision(
+            id=self._decisions.next_id(),
+            time_s=self._now_s(),
+            epoch=snapshot.epoch,
+            version=snapshot.version,
+            embedding=scored.embedding[row].to("cpu", torch.float16).numpy(),
+            uids=uids,
+            scores=tuple(selection.scores.tolist()),
+            propensities=tuple(selection.propensities.tolist()),
+            hotkeys=tuple(snapshot.view.hotkeys[uid] for uid in uids),
+            candidates=candidates,
+        )
+        self._decisions.add(decision)
+        return decision.id
+
+
+def check_uids(uids: Sequence[int] | None, view: MetagraphView) -> None:
+    """Raises a Problem if a uid is repeated or the network does not have it."""
+    if uids is None:
+        return
+    if len(set(uids)) != len(uids):
+        raise Problem(422, "repeated_uid", "uids names a uid twice; name each once")
+    unknown = unknown_uids(view, uids)
+    if unknown:
+        raise Problem(422, "unknown_uid", f"uids {unknown[:10]} are unknown; the network has uids 0 to {view.n - 1}")

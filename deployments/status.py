@@ -1,0 +1,134 @@
+"""`GET /v1/state` for people: the learner, the network and the replicas at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .client import GateClient, GateError, GateUnavailableError
+
+OK, UNREACHABLE = 0, 1
+
+LEARNER_ROWS = (
+    ("rule", "rule"),
+    ("epoch", "epoch"),
+    ("version", "version"),
+    ("published version", "published_version"),
+    ("events logged", "events_logged"),
+    ("events applied", "events_applied"),
+    ("decisions", "decisions"),
+    ("join rate", "join_rate"),
+    ("moving reward", "moving_reward"),
+    ("moving loss", "moving_loss"),
+    ("durable", "durable"),
+    ("checkpoint", "checkpoint"),
+    ("last seen, s ago", "last_seen_s"),
+    ("log", "log_id"),
+    ("encoder", "fingerprint"),
+)
+METAGRAPH_ROWS = (
+    ("source", "source"),
+    ("netuid", "netuid"),
+    ("block", "block"),
+    ("uids", "n"),
+    ("available", "available"),
+)
+REPLICA_COLUMNS = (
+    ("replica", "id"),
+    ("epoch", "epoch"),
+    ("version", "version"),
+    ("age, s", "age_s"),
+    ("queued", "queued_texts"),
+    ("texts", "texts"),
+    ("decisions", "issued"),
+    ("buffered", "buffered_decisions"),
+    ("polled, s ago", "last_poll_s"),
+)
+
+
+def show_status(client: GateClient, console: Console, json_output: bool = False) -> int:
+    """Print the service's state once.
+
+    Returns:
+        Exit code: 0, or 1 where the service cannot be reached.
+    """
+    try:
+        state = client.state()
+    except GateUnavailableError as error:
+        console.print(Text(f"{error}\nIs the service running? Start it with `make run`."), soft_wrap=True)
+        return UNREACHABLE
+    except GateError as error:
+        console.print(Text(str(error)), soft_wrap=True)
+        return UNREACHABLE
+    if json_output:
+        console.print_json(data=state)
+    else:
+        console.print(render_status(state))
+    return OK
+
+
+def render_status(state: Mapping[str, Any]) -> RenderableType:
+    """The state as tables. Whatever is missing or null is shown as a dash; what is not known is passed over."""
+    learner = _mapping(state.get("learner"))
+    counters = tuple((name.replace("_", " "), name) for name in _mapping(learner.get("counters")))
+    parts: list[RenderableType] = [
+        _headline(state, learner),
+        _pairs("learner", LEARNER_ROWS, learner),
+        _pairs("metagraph", METAGRAPH_ROWS, _mapping(state.get("metagraph"))),
+        _replicas(state.get("replicas")),
+    ]
+    if counters:
+        parts.insert(2, _pairs("counted", counters, _mapping(learner.get("counters"))))
+    return Group(*parts)
+
+
+def _headline(state: Mapping[str, Any], learner: Mapping[str, Any]) -> Text:
+    status = learner.get("status")
+    headline = Text("learner ")
+    headline.append(_plain(status), style="green" if status == "running" else "bold red")
+    weights = _mapping(state.get("weights"))
+    version, age_s = _plain(weights.get("version")), _plain(weights.get("age_s"))
+    headline.append(f"   weights version {version}, confirmed {age_s} s ago   ")
+    degraded = state.get("degraded")
+    if degraded is not None:
+        headline.append(*(("degraded", "bold red") if degraded else ("fresh", "green")))
+    return headline
+
+
+def _pairs(title: str, rows: tuple[tuple[str, str], ...], values: Mapping[str, Any]) -> RenderableType:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for label, key in rows:
+        if key in values:
+            table.add_row(Text(label), Text(_plain(values[key])))
+    return table if table.row_count else Text(f"{title}: not known")
+
+
+def _replicas(replicas: object) -> RenderableType:
+    table = Table(title="replicas", title_justify="left")
+    for label, _ in REPLICA_COLUMNS:
+        table.add_column(label, justify="left" if label == "replica" else "right", overflow="fold")
+    for replica in replicas if isinstance(replicas, list) else []:
+        table.add_row(*(Text(_plain(_mapping(replica).get(key))) for _, key in REPLICA_COLUMNS))
+    return table if table.row_count else Text("replicas: none known")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return str(value)

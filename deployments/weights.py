@@ -1,0 +1,158 @@
+"""The subscriber: keeps a replica's weights the newest, and knows how sure that is.
+
+Weights are pulled. The replica polls with the version that it has, and the learner answers when there is a
+newer one, or after a heartbeat. A replica that starts late, or missed any number of versions, needs nothing
+else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learner.errors import LearnerError
+from learner.events import ReplicaStatus
+from learner.signals import Signal
+from learner.state import SNAPSHOT_FORMAT, HeadSnapshot
+
+from .errors import LearnerAway
+from .learner_client import LearnerClient
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A snapshot ready for scoring: its numbers as tensors on the replica's device."""
+
+    snapshot: HeadSnapshot
+    weight: Float[Tensor, "uid hidden"]
+    bias: Float[Tensor, " uid"]
+    bonus: Float[Tensor, " uid"]
+
+
+class Subscriber:
+    """Follows the learner. `current` is replaced as a whole, and only by something newer.
+
+    Args:
+        client: the learner.
+        status: what the replica tells of itself at each poll.
+        fingerprint: the replica's encoder; weights for another are refused.
+        device: where scores are computed.
+        heartbeat_s: longest time between two answers of the learner.
+        max_age_s: unconfirmed for longer than this is degraded.
+    """
+
+    def __init__(
+        self,
+        client: LearnerClient,
+        *,
+        status: Callable[[], ReplicaStatus],
+        fingerprint: str,
+        device: torch.device,
+        heartbeat_s: float,
+        max_age_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._status = status
+        self._fingerprint = fingerprint
+        self._device = device
+        self._heartbeat_s = heartbeat_s
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._confirmed_s: float | None = None
+        self._changed = Signal()
+        self.current: Weights | None = None
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the learner last confirmed that the current version is its newest; None before that."""
+        return None if self._confirmed_s is None else self._clock() - self._confirmed_s
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the weights may be too old."""
+        age_s = self.age_s
+        return age_s is None or age_s > self._max_age_s
+
+    async def wait_for_version(self, version: int, timeout_s: float) -> bool:
+        """Wait until the current version is at least this one; whether it is."""
+        return await self._changed.wait_until(
+            lambda: self.current is not None and self.current.snapshot.version >= version, timeout_s
+        )
+
+    async def run(self) -> None:
+        """Follow the learner until cancelled. The one place where polls are repeated.
+
+        Raises:
+            LearnerError: the learner that runs is not this replica's (another encoder, other settings).
+        """
+        away = False
+        while True:
+            try:
+                await self.poll_once()
+                away = False
+            except LearnerAway as error:
+                if not away:
+                    logger.warning("learner away: %s", str(error).splitlines()[0])
+                away = True
+                await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))
+
+    async def poll_once(self) -> None:
+        """One poll: take newer weights, or have the current ones confirmed.
+
+        Raises:
+            LearnerAway: the learner did not answer; the current weights stay.
+        """
+        wait_s = self._heartbeat_s * random.uniform(0.5, 1.0)
+        reply, snapshot = await self._client.poll(self._status(), wait_s)
+        if snapshot is not None:
+            self._take(snapshot)
+        if self.current is not None and self.current.snapshot.order == (reply.epoch, reply.version):
+            self._confirmed_s = self._clock()
+
+    def _take(self, snapshot: HeadSnapshot) -> None:
+        if snapshot.format != SNAPSHOT_FORMAT:
+            logger.error("refused snapshot format=%d, this replica reads %d", snapshot.format, SNAPSHOT_FORMAT)
+            return
+        if snapshot.fingerprint != self._fingerprint:
+            raise LearnerError(
+                f"weights for encoder {snapshot.fingerprint[:12]} were published to a replica with encoder "
+                f"{self._fingerprint[:12]}"
+            )
+        if self.current is not None and snapshot.order <= self.current.snapshot.order:
+            return
+        self.current = load_weights(snapshot, self._device)
+        self._changed.notify()
+
+
+def load_weights(snapshot: HeadSnapshot, device: torch.device) -> Weights:
+    """The snapshot's numbers as tensors: on the CPU the very memory of the object store, elsewhere one copy."""
+    return Weights(
+        snapshot=snapshot,
+        weight=_to_device(snapshot.weight, device),
+        bias=_to_device(snapshot.bias, device),
+        bonus=_to_device(snapshot.bonus, device),
+    )
+
+
+def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    with warnings.catch_warnings():
+        # The object store's memory is read-only and torch cannot say so of a tensor; nothing here writes to it.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(array)
+    return tensor.to(device, non_blocking=True)

@@ -1,0 +1,79 @@
+"""What can be set about learning. Every field has its range in the type and its meaning below it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class StrictModel(BaseModel):
+    """Immutable, and refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class SoftmaxMseConfig(StrictModel):
+    """The seed's rule: MSE between softmaxed scores and softmaxed rewards, SGD with momentum."""
+
+    name: Literal["softmax_mse"] = "softmax_mse"
+    learning_rate: float = Field(0.01, gt=0)
+    """Step size of SGD."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the last step that the next one keeps."""
+
+
+class AdagradConfig(StrictModel):
+    """A squared-loss regression a uid, with step sizes that adapt to each weight (AdaGrad)."""
+
+    name: Literal["adagrad"] = "adagrad"
+    learning_rate: float = Field(0.2, gt=0)
+    """Step size before adaptation."""
+    initial_score: float = 0.5
+    """The score of a uid of which nothing is known: the middle of the reward range is a fair guess."""
+    bonus: float = Field(1.0, ge=0)
+    """Exploration bonus of a uid with n rewards: bonus / sqrt(n + 20). Only `explore: true` adds it."""
+
+
+RuleConfig = Annotated[SoftmaxMseConfig | AdagradConfig, Field(discriminator="name")]
+
+
+class ChainConfig(StrictModel):
+    """Where the network's uids come from."""
+
+    source: Literal["roster"] = "roster"
+    """`roster`: a YAML file of experts."""
+    roster: str = Field("roster.yaml", min_length=1)
+    """Path of the roster. A relative path is looked for in the working folder, then beside the packages."""
+    netuid: int = Field(0, ge=0)
+    """The network's number, shown in every answer; 0 for a roster."""
+
+
+class LearnerConfig(StrictModel):
+    """How rewards are taken, learned and published."""
+
+    rule: RuleConfig = Field(default_factory=AdagradConfig)
+    """The learning rule and its settings."""
+    publish_interval_ms: float = Field(50.0, ge=1, le=60_000)
+    """Least time between two published versions."""
+    batch_rewards: int = Field(1024, ge=1, le=65_536)
+    """Most reward events learned in one step of the learning thread."""
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    """Least and greatest reward that is accepted."""
+    reward_window_s: float = Field(600.0, gt=0)
+    """How long after a decision its rewards are learned; later ones are logged as `late`."""
+    decision_wait_s: float = Field(1.0, ge=0, le=60)
+    """How long a reward waits for its decision to arrive from a live replica."""
+    heartbeat_s: float = Field(2.0, gt=0, le=60)
+    """Replicas hear from the learner at least this often, also when nothing changed."""
+    idle_exit_s: float = Field(120.0, gt=0)
+    """The learner exits after this long without a subscriber."""
+    seed: int = Field(0, ge=0)
+    """Seed of fresh rows."""
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> LearnerConfig:
+        low, high = self.reward_range
+        if not low < high:
+            raise ValueError(f"reward_range must go from a smaller to a greater number, got [{low}, {high}]")
+        return self

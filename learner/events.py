@@ -1,0 +1,159 @@
+"""What passes through the learner: decisions, rewards and resyncs, as plain values that pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gating.metagraph import MetagraphView
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One prompt's selection, as it was made.
+
+    Attributes:
+        id: `<incarnation of the replica>-<counter>`.
+        time_s: when it was made, seconds since 1970.
+        epoch: epoch of the weights that made it.
+        version: version of the weights that made it.
+        embedding: float16 [D], None once erased.
+        uids: the chosen, best first.
+        scores: their scores, exploration bonus included.
+        propensities: their inclusion probabilities.
+        hotkeys: who held those uids.
+        candidates: how many uids could have been chosen.
+    """
+
+    id: str
+    time_s: float
+    epoch: int
+    version: int
+    embedding: NDArray[np.float16] | None
+    uids: tuple[int, ...]
+    scores: tuple[float, ...]
+    propensities: tuple[float, ...]
+    hotkeys: tuple[str, ...]
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionBatch:
+    """Decisions on their way from a replica to the learner.
+
+    Attributes:
+        fingerprint: of the encoder that made the embeddings.
+    """
+
+    fingerprint: str
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardItem:
+    """One reported reward: either for a decision, or for a message under an id of the reporter's own.
+
+    Attributes:
+        uids: who earned them.
+        rewards: one per uid.
+        decision_id: the decision that chose the uids.
+        reward_id: with a message: makes the report idempotent.
+        embedding: with a message: its embedding, float16 [D].
+    """
+
+    uids: tuple[int, ...]
+    rewards: tuple[float, ...]
+    decision_id: str | None = None
+    reward_id: str | None = None
+    embedding: NDArray[np.float16] | None = None
+
+
+class Outcome(StrEnum):
+    """What became of a reward that was logged."""
+
+    LEARNED = "learned"
+    LATE = "late"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardEvent:
+    """Rewards of one decision or message as logged. `seq` is 0 until the log gives it its place."""
+
+    uids: tuple[int, ...]
+    rewards: tuple[float, ...]
+    outcome: Outcome
+    embedding: NDArray[np.float16]
+    decision_id: str | None = None
+    reward_id: str | None = None
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncEvent:
+    """The network changed to `view`; fresh rows are drawn with `seed`."""
+
+    view: MetagraphView
+    seed: int
+    seq: int = 0
+
+
+Event = RewardEvent | ResyncEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a reward, or a whole item where `uid` is None, was not learned. `index` is the item's place."""
+
+    index: int
+    code: str
+    detail: str
+    uid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReport:
+    """What became of a report of rewards. Counts are of single (decision, uid) rewards.
+
+    Attributes:
+        accepted: new ones, logged and to be learned.
+        duplicates: known ones; the first report stands.
+        rejected: the others.
+        seq: the last log sequence number when all of this was in the log.
+    """
+
+    accepted: int
+    duplicates: int
+    rejected: tuple[Rejection, ...] = field(default=())
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """What a replica tells about itself when it polls.
+
+    Attributes:
+        id: the replica's name.
+        pid: its process.
+        incarnation: drawn anew at every start; its decision ids begin with it.
+        issued: how many decisions it has made.
+        epoch: epoch of the weights that it serves, 0 before any.
+        version: version of the weights that it serves.
+        age_s: how long ago that version was confirmed as the newest, None before any.
+        queued_texts: texts waiting for the engine.
+        texts: texts encoded since its start.
+        buffered_decisions: decisions not yet taken by the learner.
+    """
+
+    id: str
+    pid: int
+    incarnation: str
+    issued: int
+    epoch: int
+    version: int
+    age_s: float | None
+    queued_texts: int
+    texts: int
+    buffered_decisions: int

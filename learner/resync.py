@@ -1,0 +1,58 @@
+"""Apply a resync plan to the learner's state in one step: rows, optimizer state and statistics move together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gating.head import remap_rows
+from gating.metagraph import MetagraphView, ResyncPlan, plan_resync
+
+from .rules import Rule
+from .state import LearnerState, UidStatistics
+
+
+def apply_resync(state: LearnerState, view: MetagraphView, rule: Rule, *, seed: int) -> ResyncPlan:
+    """Let the state follow the network. Mutates `state` and nothing else.
+
+    Args:
+        state: what has been learned so far.
+        view: the network as it is now.
+        rule: makes the fresh rows.
+        seed: of the fresh rows' random numbers; the same seed gives the same rows.
+
+    Returns:
+        What was done.
+    """
+    plan = plan_resync(state.view, view)
+    if plan.changes_rows:
+        generator = torch.Generator().manual_seed(seed)
+        fresh = rule.fresh_rows(state.rule, plan.source.count(-1), generator)
+        state.rule.rows = {name: remap_rows(rows, plan.source, fresh[name]) for name, rows in state.rule.rows.items()}
+        state.statistics = _remap_statistics(state.statistics, plan)
+    state.view = view
+    return plan
+
+
+def _remap_statistics(statistics: UidStatistics, plan: ResyncPlan) -> UidStatistics:
+    source = np.asarray(plan.source, dtype=np.int64)
+    kept = source >= 0
+
+    def remap(counts: NDArray[Any]) -> NDArray[Any]:
+        moved = np.zeros(len(source), counts.dtype)
+        moved[kept] = counts[source[kept]]
+        return moved
+
+    resets = np.zeros(len(source), np.int64)
+    shared = min(len(source), len(statistics.resets))
+    resets[:shared] = statistics.resets[:shared]
+    resets[list(plan.reset)] += 1
+    return UidStatistics(
+        selections=remap(statistics.selections),
+        rewards=remap(statistics.rewards),
+        reward_sum=remap(statistics.reward_sum),
+        resets=resets,
+    )

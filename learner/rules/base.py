@@ -1,0 +1,72 @@
+"""The protocol that every learning rule follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..state import Head, RuleState
+
+
+@dataclass(frozen=True, slots=True)
+class LearnBatch:
+    """Reward events in log order. The rewards of all events lie end to end in three flat arrays.
+
+    Attributes:
+        embedding: float32, one row per event.
+        event: for each reward, the row of its event; ascending.
+        uids: for each reward, the uid that earned it.
+        rewards: float32, one per reward.
+    """
+
+    embedding: Float[Tensor, "batch hidden"]
+    event: Int[Tensor, " k"]
+    uids: Int[Tensor, " k"]
+    rewards: Float[Tensor, " k"]
+
+    @property
+    def size(self) -> int:
+        """Number of events."""
+        return len(self.embedding)
+
+    def only(self, event: int) -> LearnBatch:
+        """The batch that holds just one of the events."""
+        mine = self.event == event
+        return LearnBatch(
+            embedding=self.embedding[event : event + 1],
+            event=torch.zeros(int(mine.sum()), dtype=torch.long),
+            uids=self.uids[mine],
+            rewards=self.rewards[mine],
+        )
+
+
+class Rule(Protocol):
+    """How rewards change a head. Implementations are pure: all that they know is in `RuleState`.
+
+    The same state and the same batches give the same bits on the same torch build, thread count and processor.
+    """
+
+    @property
+    def name(self) -> str:
+        """The rule's name in the configuration and in checkpoints."""
+        ...
+
+    def initial_state(self, num_uids: int, dim: int, generator: torch.Generator) -> RuleState:
+        """State before any reward, for embeddings of width `dim`."""
+        ...
+
+    def fresh_rows(self, state: RuleState, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Rows for `count` owners of whom nothing is known, for every name in `state.rows`."""
+        ...
+
+    def update(self, state: RuleState, batch: LearnBatch) -> Float[Tensor, " batch"]:
+        """Learn a batch. Mutates `state` and nothing else; returns the loss of each event before its step."""
+        ...
+
+    def head(self, state: RuleState) -> Head:
+        """The head that the state stands for, in tensors of its own."""
+        ...

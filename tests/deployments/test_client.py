@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.client import (
+    MAX_RETRY_AFTER_S,
+    GateClient,
+    GateUnavailableError,
+    Metagraph,
+    ProblemError,
+    Rejected,
+    Reward,
+    Scores,
+    Selection,
+    UnexpectedAnswerError,
+    Weights,
+)
+
+Outcome = httpx.Response | httpx.TransportError
+
+PROVENANCE = {
+    "weights": {"epoch": 3, "version": 17, "age_s": 0.5},
+    "metagraph": {"netuid": 1, "block": 6852690, "n": 256},
+    "degraded": False,
+}
+SELECTION = {"decision_id": "r-1", "uids": [4, 2], "scores": [0.9, 0.1], "propensities": [1.0, 0.95]}
+REPORT = {
+    "accepted": 3,
+    "duplicates": 1,
+    "rejected": [
+        {"index": 0, "uid": 4, "code": "stale_hotkey", "detail": "uid 4 has changed its owner"},
+        {"index": 1, "code": "unknown_decision", "detail": "there is no decision r-9"},
+    ],
+    "weights": {"epoch": 3, "version": 17},
+    "version": 21,
+    "reached": True,
+}
+
+
+class FakeTime:
+    """A clock that only moves when somebody sleeps, or when a request takes its time."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.sleeps_s: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps_s.append(seconds)
+        self.now_s += seconds
+
+    def clock(self) -> float:
+        return self.now_s
+
+
+class ScriptedServer:
+    """Answers with the given outcomes in order, the last one for ever, and keeps what it was sent."""
+
+    def __init__(self, outcomes: Sequence[Outcome], *, takes_s: float = 0.0, time: FakeTime | None = None) -> None:
+        self.outcomes = list(outcomes)
+        self.requests: list[httpx.Request] = []
+        self.time = time or FakeTime()
+        self._takes_s = takes_s
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        self.time.now_s += self._takes_s
+        outcome = self.outcomes[min(len(self.requests), len(self.outcomes)) - 1]
+        if isinstance(outcome, httpx.TransportError):
+            raise outcome
+        return httpx.Response(outcome.status_code, headers=outcome.headers, content=outcome.content)
+
+    def client(self, **options: Any) -> GateClient:
+        transport = httpx.MockTransport(self)
+        return GateClient(transport=transport, sleep=self.time.sleep, clock=self.time.clock, **options)
+
+    def body(self, index: int = 0) -> Any:
+        return json.loads(self.requests[index].content)
+
+
+def answer(body: object) -> httpx.Response:
+    return httpx.Response(200, json=body)
+
+
+def problem(status: int, code: str, detail: str = "expected this, got that", **headers: str) -> httpx.Response:
+    document = {"type": f"urn:{code}", "title": "No", "status": status, "detail": detail, "code": code}
+    content_type = {"content-type": "application/problem+json"}
+    return httpx.Response(status, content=json.dumps(document), headers=content_type | headers)
+
+
+def proxy_error(status: int) -> httpx.Response:
+    return httpx.Response(status, html="<h1>Server error</h1>")
+
+
+def test_importing_the_client_is_quick_and_brings_no_numeric_library() -> None:
+    program = (
+        "import sys, time; start = time.process_time(); import deployments.client; "
+        "took_s = time.process_time() - start; "
+        "print([name for name in ('ray', 'torch', 'numpy') if name in sys.modules], took_s < 0.5)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[] True"
+
+
+def test_score_sends_only_what_was_asked_and_gives_typed_scores() -> None:
+    server = ScriptedServer([answer({"scores": [{"uids": [1, 0], "scores": [0.7, 0.2]}], **PROVENANCE})])
+    result = server.client().score(["why?"], top_k=2)
+    assert server.requests[0].url == "http://127.0.0.1:8000/v1/score"
+    assert server.body() == {"messages": ["why?"], "top_k": 2}
+    assert result.scores == (Scores((1, 0), (0.7, 0.2)),)
+    assert result.weights == Weights(epoch=3, version=17, age_s=0.5)
+    assert result.metagraph == Metagraph(netuid=1, block=6852690, n=256)
+    assert result.degraded is False
+
+
+def test_select_sends_its_candidates_and_gives_typed_selections() -> None:
+    server = ScriptedServer([answer({"selections": [SELECTION], **PROVENANCE})])
+    result = server.client().select(("why?",), k=2, uids=range(5), explore=False, min_version=9)
+    expected = {"messages": ["why?"], "k": 2, "uids": [0, 1, 2, 3, 4], "explore": False, "min_version": 9}
+    assert server.body() == expected
+    assert result.selections == (Selection("r-1", (4, 2), (0.9, 0.1), (1.0, 0.95)),)
+
+
+def test_report_sends_both_kinds_of_rewards_and_accounts_for_each() -> None:
+    server = ScriptedServer([answer(REPORT)])
+    rewards = [Reward((4, 2), (1, 0.5), decision_id="r-1"), Reward([7], [0.25], reward_id="mine", message="why?")]
+    report = server.client().report(rewards, wait="published")
+    assert server.body() == {
+        "rewards": [
+            {"decision_id": "r-1", "uids": [4, 2], "rewards": [1.0, 0.5]},
+            {"reward_id": "mine", "message": "why?", "uids": [7], "rewards": [0.25]},
+        ],
+        "wait": "published",
+    }
+    assert (report.accepted, report.duplicates, report.version, report.reached) == (3, 1, 21, True)
+    assert report.weights == Weights(epoch=3, version=17)
+    assert report.rejected == (
+        Rejected(0, "stale_hotkey", "uid 4 has changed its owner", uid=4),
+        Rejected(1, "unknown_decision", "there is no decision r-9"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "request_line", "body", "result"),
+    [
+        (lambda gate: gate.state(), "GET /v1/state", {"degraded": True}, {"degraded": True}),
+        (lambda gate: gate.uids(), "GET /v1/uids", {"uids": [{"uid": 0}]}, [{"uid": 0}]),
+        (lambda gate: gate.decision("r/1"), "GET /v1/decisions/r%2F1", {"id": "r/1"}, {"id": "r/1"}),
+        (lambda gate: gate.erase_decision("r-1"), "DELETE /v1/decisions/r-1", {"id": "r-1"}, None),
+        (lambda gate: gate.resync(), "POST /v1/admin/resync", {"reset": [3]}, {"reset": [3]}),
+    ],
+)
+def test_each_reading_call_asks_its_own_route(
+    call: Callable[[GateClient], Any], request_line: str, body: object, result: object
+) -> None:
+    server = ScriptedServer([answer(body)])
+    assert call(server.client()) == result
+    assert f"{server.requests[0].method} {server.requests[0].url.raw_path.decode()}" == request_line
+
+
+def test_a_service_under_a_path_is_reached() -> None:
+    server = ScriptedServer([answer({})])
+    GateClient("http://gate.example/tide/", transport=httpx.MockTransport(server)).state()
+    assert server.requests[0].url == "http://gate.example/tide/v1/state"
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        problem(429, "overloaded", **{"retry-after": "1"}),
+        problem(503, "decision_pending", **{"retry-after": "1"}),
+        httpx.Response(503, text="no replica"),
+        proxy_error(500),
+        proxy_error(502),
+        proxy_error(504),
+        httpx.ConnectError("connection refused"),
+        httpx.ReadTimeout("too slow"),
+        httpx.RemoteProtocolError("server disconnected"),
+    ],
+)
+def test_what_may_pass_is_sent_again_unchanged(passing: Outcome) -> None:
+    server = ScriptedServer([passing, passing, answer(REPORT)])
+    report = server.client().report([Reward([4], [1.0], decision_id="r-1")])
+    assert report.accepted == 3
+    assert len({request.content for request in server.requests}) == 1
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 413, 415, 422, 500, 501])
+def test_a_problem_that_will_not_pass_is_raised_at_once(status: int) -> None:
+    server = ScriptedServer([problem(status, "some_code", detail="uid 300 is unknown; the network has 256")])
+    with pytest.raises(ProblemError, match="uid 300 is unknown") as caught:
+        server.client().score(["why?"])
+    assert (caught.value.status, caught.value.code, caught.value.title) == (status, "some_code", "No")
+    assert len(server.requests) == 1
+    assert server.time.sleeps_s == []
+
+
+def test_retries_end_and_the_last_problem_is_raised() -> None:
+    server = ScriptedServer([problem(503, "learner_away")])
+    with pytest.raises(ProblemError, match="learner_away"):
+        server.client(retries=2).report([Reward([4], [1.0], decision_id="r-1")])
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (httpx.ConnectError("connection refused"), "no answer from http://127.0.0.1:8000: connection refused"),
+        (proxy_error(500), "answered 500 text/html"),
+        (httpx.Response(503, text="no replica"), "answered 503 text/plain"),
+    ],
+)
+def test_a_service_that_stays_away_is_unavailable(outcome: Outcome, message: str) -> None:
+    with pytest.raises(GateUnavailableError, match=message):
+        ScriptedServer([outcome]).client().state()
+
+
+def test_retry_after_is_waited_for_but_not_for_ever() -> None:
+    patient = ScriptedServer([problem(429, "overloaded", **{"retry-after": "7"}), answer({})])
+    patient.client().state()
+    assert patient.time.sleeps_s == [7.0]
+    exaggerated = ScriptedServer([problem(429, "overloaded", **{"retry-after": "86400"}), answer({})])
+    exaggerated.client().state()
+    assert exaggerated.time.sleeps_s == [MAX_RETRY_AFTER_S]
+
+
+@pytest.mark.parametrize("strange", ["Fri, 07 Nov 2026 23:59:59 GMT", "nan", "inf", "-5", ""])
+def test_a_strange_retry_after_falls_back_to_the_backoff(strange: str) -> None:
+    server = ScriptedServer([problem(503, "no_weights", **{"retry-after": strange}), answer({})])
+    server.client().state()
+    assert 0.05 <= server.time.sleeps_s[0] <= 0.1
+
+
+def test_backoff_doubles_with_jitter_up_to_its_bound() -> None:
+    server = ScriptedServer([httpx.ConnectError("refused")])
+    with pytest.raises(GateUnavailableError):
+        server.client(retries=8, timeout_s=1000).state()
+    bounds_s = [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+    assert all(bound / 2 <= wait <= bound for wait, bound in zip(server.time.sleeps_s, bounds_s, strict=True))
+    assert len(set(server.time.sleeps_s)) == len(bounds_s)
+
+
+passing_outcomes = st.one_of(
+    st.builds(lambda seconds: problem(503, "no_weights", **{"retry-after": str(seconds)}), st.integers(0, 20)),
+    st.sampled_from([proxy_error(502), httpx.ConnectError("refused"), httpx.ReadTimeout("slow")]),
+)
+
+
+@given(
+    outcomes=st.lists(passing_outcomes, min_size=1, max_size=12),
+    timeout_s=st.floats(0.05, 60),
+    takes_s=st.floats(0, 5),
+    retries=st.integers(0, 12),
+)
+def test_waiting_never_passes_the_deadline(
+    outcomes: list[Outcome], timeout_s: float, takes_s: float, retries: int
+) -> None:
+    server = ScriptedServer(outcomes, takes_s=takes_s)
+    with pytest.raises((GateUnavailableError, ProblemError)):
+        server.client(timeout_s=timeout_s, retries=retries).state()
+    assert len(server.requests) <= retries + 1
+    # The fake server takes its time whatever the timeout says, so only the last attempt may run over.
+    assert server.time.now_s - takes_s < timeout_s
+
+
+def test_each_attempt_gets_no_more_time_than_is_left() -> None:
+    server = ScriptedServer([proxy_error(502), proxy_error(502), answer({})], takes_s=4.0)
+    server.client(timeout_s=10.0).state()
+    left_s = [request.extensions["timeout"]["read"] for request in server.requests]
+    assert left_s[0] == 10.0
+    assert 5.8 < left_s[1] < 6.0
+    assert 1.6 < left_s[2] < 2.0
+
+
+def test_ready_asks_once_and_says_no_where_nothing_answers() -> None:
+    assert ScriptedServer([answer({"status": "ready"})]).client().ready()
+    for outcome in (problem(503, "no_weights"), proxy_error(500), httpx.ConnectError("refused")):
+        server = ScriptedServer([outcome])
+        assert not server.client().ready()
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        httpx.Response(404, html="<h1>Not found</h1>"),
+        httpx.Response(200, html="<h1>It works</h1>"),
+        answer([1, 2]),
+        answer(None),
+        answer({"selections": [SELECTION]}),
+        answer({"selections": [{"uids": [1]}], **PROVENANCE}),
+    ],
+)
+def test_another_server_is_told_from_a_gate(strange: httpx.Response) -> None:
+    with pytest.raises(UnexpectedAnswerError, match=r"http://127\.0\.0\.1:8000 .*check"):
+        ScriptedServer([strange]).client().select(["why?"])
+
+
+def test_a_problem_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(ProblemError(429, "overloaded", "Too many", "the queue is full")))
+    assert (error.status, error.code, str(error)) == (429, "overloaded", "429 overloaded: the queue is full")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"uids": [1, 2], "rewards": [0.5], "decision_id": "r-1"}, "1 values for 2 uids"),
+        ({"uids": [1], "rewards": [float("nan")], "decision_id": "r-1"}, "not finite"),
+        ({"uids": [1], "rewards": [0.5]}, "either decision_id"),
+        ({"uids": [1], "rewards": [0.5], "reward_id": "mine"}, "either decision_id"),
+        ({"uids": [1], "rewards": [0.5], "message": "why?"}, "either decision_id"),
+        ({"uids": [1], "rewards": [0.5], "decision_id": "r", "message": "why?"}, "either decision_id"),
+        ({"uids": [1], "rewards": [0.5], "decision_id": "r", "reward_id": "m", "message": "?"}, "either decision_id"),
+    ],
+)
+def test_a_malformed_reward_is_refused_before_it_is_sent(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reward(**arguments)
+
+
+def test_one_string_is_not_taken_for_a_list_of_messages() -> None:
+    with pytest.raises(ValueError, match="list of strings"):
+        ScriptedServer([answer({})]).client().score("why?")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://gate", "http://", "http://gate:port", ""])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="expected something like http"):
+        GateClient(url)
+
+
+def test_leaving_the_context_closes_the_connections() -> None:
+    with ScriptedServer([answer({})]).client() as gate:
+        gate.state()
+    with pytest.raises(RuntimeError, match="closed"):
+        gate.state()

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import copy
+import io
+import json
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from deployments.client import GateClient
+from deployments.status import render_status, show_status
+
+STATE: dict[str, Any] = {
+    "learner": {
+        "status": "running",
+        "epoch": 1721,
+        "version": 4711,
+        "published_version": 4710,
+        "events_logged": 4712,
+        "events_applied": 4711,
+        "rule": "adagrad",
+        "durable": False,
+        "moving_reward": 0.87654,
+        "moving_loss": 0.0123,
+        "decisions": 5000,
+        "join_rate": 0.5,
+        "counters": {"rewards_accepted": 31415, "late": 3},
+        "checkpoint": None,
+        "log_id": "0f9a",
+        "fingerprint": "minilm:53aa",
+    },
+    "metagraph": {"netuid": 1, "block": 6852690, "n": 256, "available": 250, "source": "roster"},
+    "replicas": [
+        {
+            "id": "replica-a",
+            "incarnation": "a1",
+            "issued": 77,
+            "epoch": 1721,
+            "version": 4710,
+            "age_s": 0.21,
+            "queued_texts": 6,
+            "texts": 99,
+            "buffered_decisions": 2,
+            "last_poll_s": 0.4,
+        }
+    ],
+    "weights": {"epoch": 1721, "version": 4710, "age_s": 0.21},
+    "degraded": False,
+}
+AWAY: dict[str, Any] = {
+    "learner": {"status": "away", "last_seen_s": 42.5},
+    "metagraph": None,
+    "replicas": [],
+    "weights": {"epoch": 1721, "version": 4710, "age_s": 42.5},
+    "degraded": True,
+}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def rendered(state: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(render_status(state))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def row(output: str, label: str) -> str:
+    return next(line for line in output.splitlines() if label in line)
+
+
+def show(answer: httpx.Response | httpx.TransportError, *, json_output: bool = False) -> tuple[int, str]:
+    def respond(request: httpx.Request) -> httpx.Response:
+        if isinstance(answer, httpx.TransportError):
+            raise answer
+        return answer
+
+    console = Console(file=io.StringIO(), width=80)
+    transport = httpx.MockTransport(respond)
+    with GateClient("http://gate", transport=transport, retries=0) as client:
+        code = show_status(client, console, json_output)
+    assert isinstance(console.file, io.StringIO)
+    return code, console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        ("published version", "4710"),
+        ("events logged", "4712"),
+        ("rule", "adagrad"),
+        ("durable", "no"),
+        ("moving reward", "0.8765"),
+        ("join rate", "0.5"),
+        ("checkpoint", "-"),
+        ("rewards accepted", "31415"),
+        ("block", "6852690"),
+        ("available", "250"),
+        ("replica-a", "77"),
+        ("learner running", "fresh"),
+    ],
+)
+def test_each_figure_stands_beside_its_name(label: str, value: str) -> None:
+    assert value in row(rendered(STATE), label).replace("│", " ").split(label, 1)[1].split()
+
+
+def test_an_absent_learner_is_shown_with_when_it_was_last_seen() -> None:
+    output = rendered(AWAY)
+    assert "away" in row(output, "learner ")
+    assert "degraded" in row(output, "learner ")
+    assert "42.5" in row(output, "last seen")
+    assert "moving reward" not in output
+    assert "metagraph: not known" in output
+    assert "replicas: none known" in output
+
+
+def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The place of every value in a JSON document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, item in items for place in ((*prefix, key), *paths(item, (*prefix, key)))]
+
+
+@pytest.mark.parametrize("path", paths(STATE), ids=lambda path: ".".join(map(str, path)))
+def test_any_value_may_be_null_or_missing(path: tuple[Any, ...]) -> None:
+    state = copy.deepcopy(STATE)
+    parent: Any = state
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = None
+    assert "learner" in rendered(state)
+    del parent[path[-1]]
+    assert "learner" in rendered(state)
+
+
+@given(st.dictionaries(st.sampled_from([*STATE, "new"]), json_values))
+def test_no_answer_breaks_the_rendering(state: dict[str, Any]) -> None:
+    assert "replicas" in rendered(state)
+
+
+def test_what_the_service_says_is_not_taken_for_markup() -> None:
+    state = copy.deepcopy(STATE)
+    state["learner"]["rule"] = "[red]x[/blue]"
+    state["learner"]["counters"] = {"[/]": 1}
+    assert "[red]x[/blue]" in rendered(state)
+
+
+def test_status_is_shown_with_exit_code_0() -> None:
+    code, output = show(httpx.Response(200, json=STATE))
+    assert code == 0
+    assert "adagrad" in output
+
+
+def test_status_as_json_is_the_answer_itself() -> None:
+    code, output = show(httpx.Response(200, json=STATE), json_output=True)
+    assert (code, json.loads(output)) == (0, STATE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (httpx.ConnectError("connection refused"), "no answer from http://gate: connection refused"),
+        (httpx.Response(503, text="starting"), "make run"),
+        (httpx.Response(404, html="another server"), "check the address"),
+    ],
+)
+def test_an_unreachable_service_is_exit_code_1_with_a_reason(
+    answer: httpx.Response | httpx.TransportError, text: str
+) -> None:
+    code, output = show(answer)
+    assert code == 1
+    assert text in output
