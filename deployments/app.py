@@ -13,7 +13,6 @@ import numpy as np
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
-from ray.serve.context import _get_global_client
 
 from gating import build_encoder
 from learner.actor import LearnerArgs
@@ -29,6 +28,7 @@ from .errors import LearnerAway
 from .learner_client import RayLearner
 from .reporting import Reporter
 from .scorer import Scorer
+from .serve_client import serve_client
 from .state_view import StateView
 from .weights import Subscriber
 
@@ -43,8 +43,8 @@ class GateReplica:
 
     def __init__(self, args: ServeArgs) -> None:
         context = serve.get_replica_context()
-        # Serve has no public way to ask where it listens; a plain `serve run` reaches this check only here.
-        check_exposure(args.auth, _get_global_client().http_config.host)
+        # `tidegate serve` has checked this before; a plain `serve run` reaches the check only here.
+        check_exposure(args.auth, serve_client().http_config.host)
         self._args = args
         self._id = context.replica_tag
         encoder = build_encoder(
@@ -87,7 +87,7 @@ class GateReplica:
             logger.warning("started without weights: %s", error)
         self._tasks = [self._background(self._subscriber.run()), self._background(self._decisions.run())]
 
-    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201 (Serve's name)
+    def __serve_build_asgi_app__(self) -> FastAPI:
         """The routes, as Serve asks for them after `__init__`."""
         scorer = Scorer(
             batcher=self._batcher,
@@ -147,7 +147,7 @@ class GateReplica:
 class _ServeReplica(GateReplica):
     """`GateReplica` with the life cycle that Serve expects: an async `__init__` and an async `__del__`."""
 
-    async def __init__(self, args: ServeArgs) -> None:
+    async def __init__(self, args: ServeArgs) -> None:  # type: ignore[misc]  # Serve awaits it
         super().__init__(args)
         await self.start()
 
@@ -162,7 +162,7 @@ def build_app(args: ServeArgs) -> Application:
         RosterError: the roster cannot be read; better here than in every replica.
     """
     build_source(args.chain).fetch_view()
-    deployment = serve.deployment(serve.ingress()(_ServeReplica)).options(
+    deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=args.replica.num_replicas,
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
@@ -170,5 +170,6 @@ def build_app(args: ServeArgs) -> Application:
         health_check_period_s=2,
         graceful_shutdown_timeout_s=10,
         logging_config={"enable_access_log": False},
-    )
-    return deployment.bind(args)
+    )(serve.ingress()(_ServeReplica))
+    application: Application = deployment.bind(args)
+    return application

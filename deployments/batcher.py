@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float
@@ -29,6 +31,9 @@ class QueueFullError(Exception):
 class EngineDeadError(Exception):
     """The engine thread has ended; only a restart cures that."""
 
+    def __init__(self) -> None:
+        super().__init__("the engine thread has ended")
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
@@ -42,6 +47,10 @@ class _Job:
     @property
     def waiting_tokens(self) -> int:
         return sum(self.tokens[self.taken :])
+
+
+Part = tuple[_Job, int, int]
+"""A job's texts from one position to another."""
 
 
 class Batcher:
@@ -63,6 +72,7 @@ class Batcher:
         self._queued_tokens = 0
         self._changed = threading.Condition()
         self._stopping = False
+        self._ended = False
         self.texts_done = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -76,14 +86,20 @@ class Batcher:
     async def embed(self, texts: Sequence[str]) -> Float[Tensor, "batch hidden"]:
         """Embeddings of the texts, in their order. Cancelling the call drops what the engine has not taken.
 
+        Args:
+            texts: at least one.
+
         Raises:
             QueueFullError: too much waits already; nothing was queued.
-            EngineDeadError: the engine thread has ended.
+            EngineDeadError: the engine thread has ended, before or while the texts waited.
         """
-        self.check_alive()
+        if not texts:
+            raise ValueError("texts is empty; send at least one")
         loop = asyncio.get_running_loop()
         job = _Job(texts, [estimate_tokens(text) for text in texts], loop, loop.create_future())
         with self._changed:
+            if self._ended:
+                raise EngineDeadError
             wanted = sum(job.tokens)
             if self._queued_tokens and self._queued_tokens + wanted > self._max_queue_tokens:
                 raise QueueFullError(
@@ -101,11 +117,11 @@ class Batcher:
 
     def check_alive(self) -> None:
         """Raises EngineDeadError if the engine thread has ended."""
-        if not self._thread.is_alive():
-            raise EngineDeadError("the engine thread has ended")
+        if self._ended:
+            raise EngineDeadError
 
     def close(self) -> None:
-        """Let the engine finish its batch and end; what still waits is not answered."""
+        """Let the engine finish its batch and end; what still waits fails."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -119,35 +135,49 @@ class Batcher:
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._stopping)
-                if self._stopping:
-                    return
-                batch = self._take()
-            self._embed_batch(batch)
+        batch: list[Part] = []
+        try:
+            while batch := self._next_batch():
+                self._embed_batch(batch)
+        finally:
+            self._abandon([job for job, _, _ in batch])
 
-    def _take(self) -> list[tuple[_Job, int, int]]:
-        """The next texts in order of arrival, as (job, from, to), within the budget but at least one text."""
-        batch: list[tuple[_Job, int, int]] = []
+    def _next_batch(self) -> list[Part]:
+        """Wait for texts and take them; nothing once the engine is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._stopping)
+            return [] if self._stopping else self._take()
+
+    def _take(self) -> list[Part]:
+        """The next texts in order of arrival, within the budget but at least one."""
+        batch: list[Part] = []
         budget = self._batch_tokens
         while self._jobs:
             job = self._jobs[0]
-            start = job.taken
-            while job.taken < len(job.texts) and (
-                job.tokens[job.taken] <= budget or (not batch and job.taken == start)
-            ):
-                budget -= job.tokens[job.taken]
-                self._queued_tokens -= job.tokens[job.taken]
-                job.taken += 1
-            if job.taken > start:
-                batch.append((job, start, job.taken))
+            waiting = job.tokens[job.taken :]
+            count = _count_fitting(waiting, budget) if batch else max(_count_fitting(waiting, budget), 1)
+            if count == 0:
+                break
+            used = sum(waiting[:count])
+            budget -= used
+            self._queued_tokens -= used
+            batch.append((job, job.taken, job.taken + count))
+            job.taken += count
             if job.taken < len(job.texts):
                 break
             self._jobs.popleft()
         return batch
 
-    def _embed_batch(self, batch: list[tuple[_Job, int, int]]) -> None:
+    def _abandon(self, in_work: list[_Job]) -> None:
+        with self._changed:
+            self._ended = True
+            abandoned = [*in_work, *self._jobs]
+            self._jobs.clear()
+            self._queued_tokens = 0
+        for job in abandoned:
+            job.loop.call_soon_threadsafe(_fail, job.future, EngineDeadError())
+
+    def _embed_batch(self, batch: list[Part]) -> None:
         texts = [text for job, start, end in batch for text in job.texts[start:end]]
         try:
             embedding = self._embed(texts)
@@ -173,6 +203,11 @@ def estimate_tokens(text: str) -> int:
     Good enough to bound a queue; the engine counts real tokens when it plans its forward passes.
     """
     return len(text) // 4 + 2
+
+
+def _count_fitting(tokens: Sequence[int], budget: int) -> int:
+    """How many of these, from the first on, fit the budget together."""
+    return bisect_right(list(accumulate(tokens)), budget)
 
 
 def _complete(future: asyncio.Future[Tensor], embedding: Tensor) -> None:

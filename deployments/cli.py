@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     name="tidegate",
@@ -47,7 +48,7 @@ def serve(
     except KeyboardInterrupt:
         console.print("stopped")
     except (ServeConfigError, ExposureError, LearnerError, local.ServiceError) as error:
-        errors.print(f"[red]tidegate serve:[/red] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]tidegate serve:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 
@@ -57,7 +58,7 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="A table [{question, scores: {model: reward}}]; default: paretobandit's.")
     ] = None,
-    k: Annotated[int, typer.Option(min=1, help="How many experts to ask per prompt.")] = 2,
+    k: Annotated[int, typer.Option(min=1, help="How many experts to ask per prompt.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many prompts.")] = None,
     seed: Annotated[int, typer.Option(help="Order of the prompts.")] = 0,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Prompts per request.")] = 8,
@@ -75,7 +76,12 @@ def status(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
     from .client import GateClient
     from .status import show_status
 
-    with GateClient(url) as client:
+    try:
+        client = GateClient(url)
+    except ValueError as error:
+        errors.print(f"[red]tidegate status:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    with client:
         raise typer.Exit(show_status(client, console, json_output))
 
 

@@ -4,14 +4,8 @@
         selection = gate.select(["Why is the sky blue?"], k=2).selections[0]
         gate.report([Reward(selection.uids, [0.9, 0.4], decision_id=selection.decision_id)])
 
-Errors:
-
-    GateError
-    ├── GateUnavailableError    no answer from the service, after retries
-    ├── ProblemError            the service refused; has its status, code, title and detail
-    └── UnexpectedAnswerError   something answered, but not as the contract says: another server, another version
-
-A wrong argument is a plain `ValueError`.
+Its errors and the values that it gives and takes are in `client_types`, and can be imported from here too. A
+wrong argument is a plain `ValueError`.
 """
 
 from __future__ import annotations
@@ -20,12 +14,49 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
+
+from .client_types import (
+    GateError,
+    GateUnavailableError,
+    Metagraph,
+    ProblemError,
+    Rejected,
+    Reward,
+    RewardReport,
+    ScoreResult,
+    Scores,
+    Selection,
+    SelectResult,
+    UnexpectedAnswerError,
+    Wait,
+    Weights,
+    build_reward_report,
+    build_score_result,
+    build_select_result,
+)
+
+__all__ = [
+    "GateClient",
+    "GateError",
+    "GateUnavailableError",
+    "Metagraph",
+    "ProblemError",
+    "Rejected",
+    "Reward",
+    "RewardReport",
+    "ScoreResult",
+    "Scores",
+    "SelectResult",
+    "Selection",
+    "UnexpectedAnswerError",
+    "Wait",
+    "Weights",
+]
 
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
@@ -35,158 +66,15 @@ PROBLEM = "application/problem+json"
 
 T = TypeVar("T")
 Body = dict[str, Any]
-Wait = Literal["logged", "applied", "published"]
-
-
-class GateError(Exception):
-    """Base of everything that the client raises on purpose, wrong arguments apart."""
-
-
-class GateUnavailableError(GateError):
-    """Nothing answered, or only the proxy in front of the service did; the call may be made again."""
-
-
-class ProblemError(GateError):
-    """The service answered with a problem document (RFC 9457).
-
-    Attributes:
-        status: the HTTP status.
-        code: the kind of problem, for programs: `unknown_uid`, `overloaded`, `learner_away` ...
-        title: the same for people.
-        detail: what was wrong with this request, and the remedy.
-    """
-
-    def __init__(self, status: int, code: str, title: str, detail: str) -> None:
-        super().__init__(status, code, title, detail)
-        self.status, self.code, self.title, self.detail = status, code, title, detail
-
-    def __str__(self) -> str:
-        return f"{self.status} {self.code}: {self.detail or self.title}"
-
-
-class UnexpectedAnswerError(GateError):
-    """What answered does not speak this contract."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Which weights answered. `age_s`: since the learner last confirmed them as its newest; None if not told."""
-
-    epoch: int
-    version: int
-    age_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Metagraph:
-    """The network that the answer was made for; `netuid` and `block` are None for a roster."""
-
-    netuid: int | None
-    block: int | None
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """One message's scores, one per uid."""
-
-    uids: tuple[int, ...]
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreResult:
-    """One `Scores` per message. `degraded`: the weights are older than the service's `max_age_s`."""
-
-    scores: tuple[Scores, ...]
-    weights: Weights
-    metagraph: Metagraph
-    degraded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Whom to ask for one message, best first; report rewards under `decision_id`.
-
-    `propensities` are inclusion probabilities: how likely each uid was to be among the chosen.
-    """
-
-    decision_id: str
-    uids: tuple[int, ...]
-    scores: tuple[float, ...]
-    propensities: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SelectResult:
-    """One `Selection` per message. `degraded`: the weights are older than the service's `max_age_s`."""
-
-    selections: tuple[Selection, ...]
-    weights: Weights
-    metagraph: Metagraph
-    degraded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """What the uids asked for one message have earned: for a decision, or for a message under an id of your own.
-
-    Raises:
-        ValueError: lengths differ, a reward is not finite, or not exactly one of `decision_id` and
-            (`reward_id`, `message`) is given.
-    """
-
-    uids: Sequence[int]
-    rewards: Sequence[float]
-    decision_id: str | None = None
-    reward_id: str | None = None
-    message: str | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.uids) != len(self.rewards):
-            raise ValueError(
-                f"rewards has {len(self.rewards)} values for {len(self.uids)} uids; send one reward per uid"
-            )
-        if not all(math.isfinite(reward) for reward in self.rewards):
-            raise ValueError(f"rewards holds a number that is not finite: {list(self.rewards)}")
-        own = (self.reward_id is not None, self.message is not None)
-        if own not in ((True, True), (False, False)) or own[0] == (self.decision_id is not None):
-            raise ValueError("a reward needs either decision_id, or reward_id together with message")
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """Why a reward was not learned; `index` is the item's place in the report, `uid` None for the whole item."""
-
-    index: int
-    code: str
-    detail: str
-    uid: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RewardReport:
-    """The account of a report. `accepted` and `duplicates` count single (decision, uid) rewards.
-
-    After a retry, rewards that the first attempt already delivered count as duplicates. `version` is the one
-    that includes the report; `reached` says whether what was waited for happened in time.
-    """
-
-    accepted: int
-    duplicates: int
-    rejected: tuple[Rejected, ...]
-    weights: Weights | None
-    version: int | None
-    reached: bool
 
 
 class GateClient:
     """Calls a running Tidegate. Safe to share between threads; close it, or use it as a context manager.
 
-    Every call may raise the errors in the module's docstring. Whatever may pass is tried again, with the same
-    ids: no connection, 429 and 503 (after their Retry-After), and a 500, 502 or 504 that is no problem document
-    and so comes from the proxy. A reward is never learned twice for it; a select that was lost on its way
-    leaves a decision that nobody reports on.
+    Every call may raise a `GateError`. Whatever may pass is tried again, with the same ids: no connection, 429
+    and 503 (after their Retry-After), and a 500, 502 or 504 that is no problem document and so comes from the
+    proxy. A reward is never learned twice for it; a select that was lost on its way leaves a decision that nobody
+    reports on.
 
     Args:
         url: where the service listens.
@@ -246,7 +134,7 @@ class GateClient:
         `min_version` waits until the answering replica has at least that version.
         """
         body = _message_body(messages, top_k=top_k, uids=_ints(uids), min_version=min_version)
-        return self._parse(_score_result, self._call("POST", "/v1/score", body))
+        return self._parse(build_score_result, self._call("POST", "/v1/score", body))
 
     def select(
         self,
@@ -259,12 +147,12 @@ class GateClient:
     ) -> SelectResult:
         """Choose up to `k` of the available uids (of those in `uids`, if given) for each message."""
         body = _message_body(messages, k=k, uids=_ints(uids), explore=explore, min_version=min_version)
-        return self._parse(_select_result, self._call("POST", "/v1/select", body))
+        return self._parse(build_select_result, self._call("POST", "/v1/select", body))
 
     def report(self, rewards: Sequence[Reward], *, wait: Wait = "logged") -> RewardReport:
         """Report what was earned; answers once that is logged, learned (`applied`) or `published` to replicas."""
         body = {"rewards": [_reward_item(reward) for reward in rewards], "wait": wait}
-        return self._parse(_reward_report, self._call("POST", "/v1/rewards", body))
+        return self._parse(build_reward_report, self._call("POST", "/v1/rewards", body))
 
     def state(self) -> Body:
         """The learner, the metagraph and the replicas, as `GET /v1/state` answers."""
@@ -393,35 +281,3 @@ def _reward_item(reward: Reward) -> Body:
 
 def _decision_path(decision_id: str) -> str:
     return f"/v1/decisions/{quote(decision_id, safe='')}"
-
-
-def _weights(answer: Mapping[str, Any]) -> Weights:
-    return Weights(int(answer["epoch"]), int(answer["version"]), answer.get("age_s"))
-
-
-def _metagraph(answer: Mapping[str, Any]) -> Metagraph:
-    return Metagraph(answer.get("netuid"), answer.get("block"), int(answer["n"]))
-
-
-def _score_result(answer: Body) -> ScoreResult:
-    scores = tuple(Scores(tuple(item["uids"]), tuple(item["scores"])) for item in answer["scores"])
-    return ScoreResult(scores, _weights(answer["weights"]), _metagraph(answer["metagraph"]), bool(answer["degraded"]))
-
-
-def _select_result(answer: Body) -> SelectResult:
-    selections = tuple(
-        Selection(item["decision_id"], tuple(item["uids"]), tuple(item["scores"]), tuple(item["propensities"]))
-        for item in answer["selections"]
-    )
-    weights, metagraph = _weights(answer["weights"]), _metagraph(answer["metagraph"])
-    return SelectResult(selections, weights, metagraph, bool(answer["degraded"]))
-
-
-def _reward_report(answer: Body) -> RewardReport:
-    rejected = tuple(
-        Rejected(int(item["index"]), item["code"], item["detail"], item.get("uid")) for item in answer["rejected"]
-    )
-    weights = _weights(answer["weights"]) if answer.get("weights") else None
-    return RewardReport(
-        answer["accepted"], answer["duplicates"], rejected, weights, answer.get("version"), answer["reached"]
-    )

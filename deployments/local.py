@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP_TIMEOUT_S = 10.0
 _SERVE_STOP_TIMEOUT_S = 60.0
+# Linux reckons a process's start from the boot time, which moves by a second when the clock is set.
+_CLOCK_STEP_S = 2.0
 
 
 class ServiceError(Exception):
@@ -34,43 +36,65 @@ class ServiceError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class RunFile:
-    """Who serves on a port: what `tidegate down` needs to end it.
-
-    Attributes:
-        pid: of `tidegate serve`.
-        started_s: when that process started, seconds since 1970: pids are reused.
-        port: that the service listens on.
-        node_id: of the Ray node; HAProxy's command line names it.
-        applications: names of the applications that it serves.
-    """
+class ProcessId:
+    """A process, told apart from a later one with the same pid by when it started (seconds since 1970)."""
 
     pid: int
     started_s: float
+
+    @staticmethod
+    def of(process: psutil.Process) -> ProcessId:
+        """The id of a process."""
+        return ProcessId(process.pid, process.create_time())
+
+    def find(self) -> psutil.Process | None:
+        """The process, or None if it has ended."""
+        try:
+            process = psutil.Process(self.pid)
+            return process if abs(process.create_time() - self.started_s) <= _CLOCK_STEP_S else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """Who serves on a port: what `tidegate down` needs to end it, also after it was killed.
+
+    Attributes:
+        port: that the service listens on.
+        node_id: of the Ray node; HAProxy's command line names it.
+        serve: the process of `tidegate serve`.
+        started: the processes that it has started.
+    """
+
     port: int
     node_id: str
-    applications: list[str]
+    serve: ProcessId
+    started: list[ProcessId]
+
+    @staticmethod
+    def of_this_process(port: int, node_id: str) -> RunFile:
+        """This process and what it has started so far."""
+        started = []
+        for process in descendants():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started.append(ProcessId.of(process))
+        return RunFile(port, node_id, ProcessId.of(psutil.Process()), started)
 
     def write(self) -> None:
-        """Save it where `find` looks."""
+        """Save it where `read` looks."""
         path = run_file_path(self.port)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @staticmethod
-    def find(port: int) -> RunFile | None:
+    def read(port: int) -> RunFile | None:
         """The run file of a port, or None."""
         try:
-            return RunFile(**json.loads(run_file_path(port).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def process(self) -> psutil.Process | None:
-        """The process of `tidegate serve` if it is still the one that wrote this."""
-        try:
-            process = psutil.Process(self.pid)
-            return process if abs(process.create_time() - self.started_s) < 1 else None
-        except psutil.NoSuchProcess:
+            saved = json.loads(run_file_path(port).read_text(encoding="utf-8"))
+            started = [ProcessId(**process) for process in saved["started"]]
+            return RunFile(saved["port"], saved["node_id"], ProcessId(**saved["serve"]), started)
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
 
@@ -98,7 +122,7 @@ def check_port(host: str, port: int) -> None:
     """Raises ServiceError if something listens on the port already."""
     if _is_free(host, port):
         return
-    ours = RunFile.find(port)
+    ours = RunFile.read(port)
     remedy = "stop it with `tidegate down`" if ours else "stop what listens there, or set http_options.port"
     raise ServiceError(f"port {port} on {host} is taken{' by another tidegate serve' if ours else ''}; {remedy}")
 
@@ -153,27 +177,48 @@ def haproxies(node_id: str) -> list[psutil.Process]:
 
 
 def end_processes(processes: list[psutil.Process], timeout_s: float = _STOP_TIMEOUT_S) -> None:
-    """End processes, gently first; returns when they are gone."""
+    """End processes, gently first; returns when they are gone.
+
+    Raises:
+        ServiceError: some could not be ended.
+    """
     for ask in (psutil.Process.terminate, psutil.Process.kill):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 ask(process)
-        _, processes = psutil.wait_procs(processes, timeout=timeout_s)
+        processes = wait_until_ended(processes, timeout_s)
     if processes:
         raise ServiceError(f"processes {[process.pid for process in processes]} could not be ended")
 
 
+def wait_until_ended(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait until processes have ended; returns those that have not. One that its parent has yet to reap has."""
+    deadline_s = time.monotonic() + timeout_s
+    while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def stop_service(port: int) -> bool:
     """End the `tidegate serve` of a port and whatever is left of it; whether there was one."""
-    run_file = RunFile.find(port)
+    run_file = RunFile.read(port)
     if run_file is None:
         return False
-    process = run_file.process()
-    if process is not None:
+    serve = run_file.serve.find()
+    if serve is not None:
         # It takes its own descendants down, and in the right order.
-        process.terminate()
-        psutil.wait_procs([process], timeout=_SERVE_STOP_TIMEOUT_S)
-    end_processes(haproxies(run_file.node_id) + ([process] if process and process.is_running() else []))
+        with contextlib.suppress(psutil.NoSuchProcess):
+            serve.terminate()
+        wait_until_ended([serve], _SERVE_STOP_TIMEOUT_S)
+    left = [process for known in (run_file.serve, *run_file.started) if (process := known.find())]
+    end_processes(left + haproxies(run_file.node_id))
     run_file_path(port).unlink(missing_ok=True)
     return True
 

@@ -1,7 +1,8 @@
-"""Taking in reports of rewards: encode messages, hand decisions over first, let the learner log them."""
+"""What comes after a decision: rewards, an explanation, erasure. Decisions are handed over first."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from learner.core import ExplainedDecision
 from learner.errors import DecisionPendingError, RepeatedUidError, UnknownUidError
 from learner.events import RewardItem
 
@@ -22,7 +24,7 @@ from .weights import Subscriber
 
 
 class Reporter:
-    """Answers reward requests.
+    """Answers reward requests, and requests about decisions.
 
     Args:
         client: the learner.
@@ -54,6 +56,7 @@ class Reporter:
             Problem: nothing was acknowledged; see the HTTP contract.
         """
         items = await self._items(request.rewards)
+        deadline_s = asyncio.get_running_loop().time() + self._wait_timeout_s
         try:
             await self._decisions.flush()
             reply = await self._client.add_rewards(items, request.wait, self._wait_timeout_s)
@@ -68,7 +71,8 @@ class Reporter:
         reached = reply.reached
         if request.wait == "published" and reached:
             # Published is not yet here: an answer that follows from this replica must show it.
-            reached = await self._subscriber.wait_for_version(reply.report.seq, self._wait_timeout_s)
+            left_s = max(deadline_s - asyncio.get_running_loop().time(), 0.0)
+            reached = await self._subscriber.wait_for_version(reply.report.seq, left_s)
         return {
             "accepted": reply.report.accepted,
             "duplicates": reply.report.duplicates,
@@ -77,6 +81,20 @@ class Reporter:
             "version": reply.report.seq,
             "reached": reached,
         }
+
+    async def explain(self, decision_id: str) -> ExplainedDecision | None:
+        """A decision, also one that this replica has only just made, and its rewards so far.
+
+        Raises:
+            LearnerAway: the learner did not answer.
+        """
+        await self._decisions.flush()
+        return await self._client.explain(decision_id)
+
+    async def erase_embedding(self, decision_id: str) -> bool:
+        """Forget a decision's embedding, see `explain`; whether the decision was known."""
+        await self._decisions.flush()
+        return await self._client.erase_embedding(decision_id)
 
     async def _items(self, rewards: Sequence[RewardIn]) -> list[RewardItem]:
         embeddings = await self._embed([reward.message for reward in rewards if reward.message is not None])

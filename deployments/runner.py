@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import time
@@ -10,17 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray import serve
-from ray.serve.context import _get_global_client
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
 
 from learner.actor import NAMESPACE, learner_name
 from learner.chain import build_source
-from learner.errors import LearnerError
 
-from .auth import ExposureError, check_exposure
+from .auth import check_exposure
 from .local import (
     RunFile,
     ServiceError,
@@ -33,6 +33,7 @@ from .local import (
     run_file_path,
     wait_until_ready,
 )
+from .serve_client import serve_client
 from .serve_config import IMPORT_PATH, parse_args, read_serve_config
 
 logger = logging.getLogger(__name__)
@@ -65,21 +66,24 @@ def running_service(config_path: Path, *, address: str | None, say: Callable[[st
         say("starting Ray")
         node_id = _start_ray(address, cpus)
         interrupt_on_signals()
-        RunFile(os.getpid(), psutil.Process().create_time(), port, node_id, apps).write()
+        RunFile.of_this_process(port, node_id).write()
         say("loading the encoder and starting the learner")
         _deploy(config)
         url = f"http://{host}:{port}"
         for app in config.applications:
             wait_until_ready(url + (app.route_prefix or "").rstrip("/"), _READY_TIMEOUT_S)
+        RunFile.of_this_process(port, node_id).write()
         yield url
     finally:
         ignore_signals()
         started = descendants() + (haproxies(node_id) if node_id else [])
         if ray.is_initialized():
             say("stopping")
-            _take_down(apps)
-            ray.shutdown()
-        end_processes([process for process in started if process.is_running()])
+            # Ray complains, on standard output, that the controller has ended, as it was asked to.
+            with contextlib.redirect_stdout(io.StringIO()):
+                _take_down(apps)
+                ray.shutdown()
+        end_processes(started)
         run_file_path(port).unlink(missing_ok=True)
 
 
@@ -123,8 +127,7 @@ def _deploy(config: ServeDeploySchema) -> None:
     http_options = {**config.http_options.model_dump(), "location": config.proxy_location}
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(http_options=http_options)
-    # What `serve run` does with a config; there is no public function for it.
-    _get_global_client().deploy_apps(config)
+    serve_client().deploy_apps(config)
     deadline_s = time.monotonic() + _DEPLOY_TIMEOUT_S
     wanted = {app.name for app in config.applications}
     while time.monotonic() < deadline_s:
@@ -140,13 +143,15 @@ def _deploy(config: ServeDeploySchema) -> None:
 
 def _take_down(apps: list[str]) -> None:
     """Remove applications and their learners; other applications of the cluster stay."""
-    with contextlib.suppress(Exception):
+    try:
         others = set(serve.status().applications) - set(apps)
         if others:
             for app in apps:
                 serve.delete(app)
         else:
             serve.shutdown()
+    except (RayServeException, RayError) as error:
+        logger.warning("take_down error=%s", error)
     for app in apps:
         stop_learner(app)
 
@@ -157,7 +162,7 @@ def stop_learner(app: str) -> bool:
         handle = ray.get_actor(learner_name(app), namespace=NAMESPACE)
     except ValueError:
         return False
-    with contextlib.suppress(ray.exceptions.RayError):
+    with contextlib.suppress(RayError):
         ray.get(handle.stop.options(concurrency_group="operator").remote(), timeout=10)
     ray.kill(handle, no_restart=True)
     return True
@@ -176,6 +181,3 @@ def take_down_cluster_apps(address: str) -> list[str]:
         return names
     finally:
         ray.shutdown()
-
-
-__all__ = ["ExposureError", "LearnerError", "running_service", "stop_learner", "take_down_cluster_apps"]

@@ -18,7 +18,7 @@ from gating.metagraph import MetagraphView, unknown_uids
 from gating.selection import Selection, select
 from learner.events import Decision
 
-from .batcher import Batcher, QueueFullError
+from .batcher import Batcher, EngineDeadError, QueueFullError
 from .config import SelectionArgs, ServingArgs
 from .decisions import DecisionBuffer
 from .errors import Problem
@@ -95,6 +95,8 @@ class Scorer:
         """
         self._decisions.check_room(len(request.messages))
         scored = await self._score(request.messages, request.uids, request.min_version)
+        # Again, since others may have filled it while the engine worked.
+        self._decisions.check_room(len(request.messages))
         snapshot = scored.weights.snapshot
         columns = np.flatnonzero(snapshot.available[scored.uids])
         candidates = scored.uids[columns]
@@ -113,7 +115,7 @@ class Scorer:
         """Embeddings of messages, which must not be longer than the limit.
 
         Raises:
-            Problem: a message is too long, or the queue is full.
+            Problem: a message is too long, the queue is full, or the engine has ended.
         """
         limit = self._serving.max_message_chars
         for index, message in enumerate(messages):
@@ -125,6 +127,8 @@ class Scorer:
             return await self._batcher.embed(messages)
         except QueueFullError as error:
             raise Problem(429, "overloaded", f"{error}; send the request again later", retry_after_s=1) from error
+        except EngineDeadError as error:
+            raise Problem(503, "engine_dead", f"{error}; send the request again", retry_after_s=1) from error
 
     def provenance(self, weights: Weights) -> dict[str, Any]:
         """Which weights and which network an answer comes from."""

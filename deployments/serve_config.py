@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+from ray.serve.schema import ServeDeploySchema
 
 from .config import ServeArgs
 
@@ -30,7 +30,7 @@ def read_serve_config(path: Path) -> ServeDeploySchema:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ServeConfigError(f"{path} cannot be read: {error.strerror}; name one with --config") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ServeConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ServeConfigError(f"{path} must hold a mapping with `applications:`, got {type(raw).__name__}")
@@ -43,19 +43,15 @@ def check_serve_config(raw: Mapping[str, Any]) -> ServeDeploySchema:
     Raises:
         ServeConfigError: see `read_serve_config`.
     """
-    _refuse_unknown(raw, ServeDeploySchema, "")
-    _refuse_unknown(raw.get("http_options") or {}, HTTPOptionsSchema, "http_options.")
-    for index, application in enumerate(raw.get("applications") or []):
-        place = f"applications.{index}."
-        _refuse_unknown(application, ServeApplicationSchema, place)
-        for number, deployment in enumerate(application.get("deployments") or []):
-            _refuse_unknown(deployment, DeploymentSchema, f"{place}deployments.{number}.")
-        if application.get("import_path") == IMPORT_PATH:
-            parse_args(application.get("args") or {}, place=f"{place}args.")
+    _refuse_unknown(raw, [ServeDeploySchema], "")
     try:
-        return ServeDeploySchema.model_validate(raw)
+        config = ServeDeploySchema.model_validate(raw)
     except ValidationError as error:
         raise ServeConfigError(_first_error(error, "")) from error
+    for index, application in enumerate(config.applications):
+        if application.import_path == IMPORT_PATH:
+            parse_args(raw["applications"][index].get("args", {}), place=f"applications.{index}.args.")
+    return config
 
 
 def parse_args(raw: Mapping[str, Any], *, place: str = "args.") -> ServeArgs:
@@ -64,39 +60,41 @@ def parse_args(raw: Mapping[str, Any], *, place: str = "args.") -> ServeArgs:
     Raises:
         ServeConfigError: a key or value is not right.
     """
+    _refuse_unknown(raw, [ServeArgs], place)
     try:
         return ServeArgs.model_validate(raw)
     except ValidationError as error:
         raise ServeConfigError(_first_error(error, place)) from error
 
 
-def _refuse_unknown(raw: Any, model: type[BaseModel], place: str) -> None:
-    if not isinstance(raw, Mapping):
-        raise ServeConfigError(f"{place.rstrip('.') or 'the config'} must be a mapping, got {raw!r}")
-    for key in raw:
-        if key not in model.model_fields:
-            raise ServeConfigError(f"{place}{key} is not a setting{_did_you_mean(str(key), model.model_fields)}")
+def _refuse_unknown(raw: Any, models: Sequence[type[BaseModel]], place: str) -> None:
+    """Refuse keys that none of the models has, at every level. What is of another type is left to validation."""
+    if isinstance(raw, list):
+        for index, item in enumerate(raw):
+            _refuse_unknown(item, models, f"{place}{index}.")
+    elif models and isinstance(raw, Mapping):
+        known = {name: field for model in models for name, field in model.model_fields.items()}
+        for key, value in raw.items():
+            if key not in known:
+                raise ServeConfigError(f"{place}{key} is not a setting{_did_you_mean(str(key), known)}")
+            _refuse_unknown(value, _models_in(known[key].annotation), f"{place}{key}.")
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation mentions: itself, a list's items, or the choices of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
 def _first_error(error: ValidationError, place: str) -> str:
     first = error.errors(include_url=False)[0]
-    loc = [str(part) for part in first["loc"]]
-    name = place + ".".join(loc)
+    name = (place + ".".join(str(part) for part in first["loc"])).rstrip(".")
     if first["type"] == "extra_forbidden":
-        return f"{name} is not a setting{_did_you_mean(loc[-1], _siblings(ServeArgs, loc[:-1]))}"
+        return f"{name} is not a setting"
     return f"{name}: {first['msg']}, got {first['input']!r}"
 
 
-def _siblings(model: type[BaseModel], loc: list[str]) -> Iterable[str]:
-    """The keys that may stand where `loc` leads to, as far as plain nesting goes."""
-    for part in loc:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return model.model_fields
-
-
 def _did_you_mean(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}" if known else ""
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"

@@ -104,7 +104,9 @@ class Subscriber:
         away = False
         while True:
             try:
-                await self.poll_once()
+                if not await self.poll_once():
+                    # The learner would offer the same again at once.
+                    await asyncio.sleep(self._heartbeat_s)
                 away = False
             except LearnerAway as error:
                 if not away:
@@ -112,32 +114,36 @@ class Subscriber:
                 away = True
                 await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))
 
-    async def poll_once(self) -> None:
+    async def poll_once(self) -> bool:
         """One poll: take newer weights, or have the current ones confirmed.
+
+        Returns:
+            False if the weights that came are of no use: older than the current ones, or in another format.
 
         Raises:
             LearnerAway: the learner did not answer; the current weights stay.
         """
         wait_s = self._heartbeat_s * random.uniform(0.5, 1.0)
         reply, snapshot = await self._client.poll(self._status(), wait_s)
-        if snapshot is not None:
-            self._take(snapshot)
+        of_use = snapshot is None or self._take(snapshot)
         if self.current is not None and self.current.snapshot.order == (reply.epoch, reply.version):
             self._confirmed_s = self._clock()
+        return of_use
 
-    def _take(self, snapshot: HeadSnapshot) -> None:
+    def _take(self, snapshot: HeadSnapshot) -> bool:
         if snapshot.format != SNAPSHOT_FORMAT:
             logger.error("refused snapshot format=%d, this replica reads %d", snapshot.format, SNAPSHOT_FORMAT)
-            return
+            return False
         if snapshot.fingerprint != self._fingerprint:
             raise LearnerError(
                 f"weights for encoder {snapshot.fingerprint[:12]} were published to a replica with encoder "
                 f"{self._fingerprint[:12]}"
             )
         if self.current is not None and snapshot.order <= self.current.snapshot.order:
-            return
+            return False
         self.current = load_weights(snapshot, self._device)
         self._changed.notify()
+        return True
 
 
 def load_weights(snapshot: HeadSnapshot, device: torch.device) -> Weights:
@@ -155,4 +161,15 @@ def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
         # The object store's memory is read-only and torch cannot say so of a tensor; nothing here writes to it.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensor = torch.from_numpy(array)
-    return tensor.to(device, non_blocking=True)
+    return _copy_to_gpu(tensor, device) if device.type == "cuda" else tensor.to(device)
+
+
+def _copy_to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy beside the batch that runs: the host does not wait, and the next batch waits only for the copy."""
+    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(beside):
+        copy = tensor.pin_memory().to(device, non_blocking=True)
+    scoring = torch.cuda.current_stream(device)
+    scoring.wait_stream(beside)
+    copy.record_stream(scoring)
+    return copy

@@ -47,7 +47,7 @@ def tail_exploration(
     best = _best_first(scores, k)
     np.put_along_axis(probabilities, best[:, : k - 1], 1.0, axis=1)
     last = best[:, k - 1 :]
-    np.put_along_axis(probabilities, last, np.take_along_axis(probabilities, last, axis=1) + 1.0 - epsilon, axis=1)
+    np.put_along_axis(probabilities, last, np.take_along_axis(probabilities, last, axis=1) + (1.0 - epsilon), axis=1)
     return probabilities
 
 
@@ -78,7 +78,7 @@ def systematic_sample(
 
 def select(
     scores: Float[np.ndarray, "batch uid"],
-    candidates: Int[np.ndarray, " uid"],
+    candidates: NDArray[np.int64],
     k: int,
     *,
     epsilon: float,
@@ -124,14 +124,14 @@ def _best_first(scores: Float[np.ndarray, "batch uid"], k: int) -> Int[np.ndarra
 
 def _selection(
     scores: Float[np.ndarray, " uid"],
-    candidates: Int[np.ndarray, " uid"],
+    candidates: NDArray[np.int64],
     probabilities: Float[np.ndarray, " uid"],
     chosen: Bool[np.ndarray, " uid"],
 ) -> Selection:
     columns = np.flatnonzero(chosen)
     columns = columns[np.argsort(-scores[columns], kind="stable")]
     return Selection(
-        uids=candidates[columns].astype(np.int64),
+        uids=candidates[columns],
         scores=scores[columns].astype(np.float32),
         propensities=probabilities[columns].astype(np.float64),
     )

@@ -7,6 +7,7 @@ no report. Each group runs its coroutines on an event loop in a thread of its ow
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -103,6 +104,8 @@ class LearnerActor:
             publish=self._publish,
             interval_s=self._publish_interval_s,
             on_learned=self._changed.notify,
+            # A learner that cannot learn must not go on acknowledging; Ray starts the actor again.
+            on_crash=lambda: os._exit(1),
         )
         self._loop.start()
         threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
@@ -254,7 +257,9 @@ def learner_name(app: str) -> str:
 
 def get_or_create_learner(args: LearnerArgs, *, num_cpus: float) -> Any:
     """The handle of the application's learner, which is created if there is none. Blocks."""
-    actor_class = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(LearnerActor)
+    # Ray's annotations do not know this argument.
+    decorate: Any = ray.remote
+    actor_class = decorate(concurrency_groups=CONCURRENCY_GROUPS)(LearnerActor)
     return actor_class.options(
         name=learner_name(args.app),
         namespace=NAMESPACE,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -47,6 +48,7 @@ class Roster(StrictModel):
     """The experts, one per uid."""
 
 
+@runtime_checkable
 class MetagraphSource(Protocol):
     """Something that knows who holds which uid."""
 
@@ -76,7 +78,7 @@ class RosterSource:
 
     def fetch_view(self) -> MetagraphView:
         """See `MetagraphSource`."""
-        experts = _by_uid(_read_roster(self.path), self.path)
+        experts = _read_roster(self.path)
         self._block = max(self._block + 1, self._now_ms())
         uids = range(max(experts) + 1)
         return MetagraphView(
@@ -103,32 +105,61 @@ def find_roster(path: str) -> Path:
     return given if given.is_absolute() or given.exists() or not beside_packages.exists() else beside_packages
 
 
-def _read_roster(path: Path) -> Roster:
+@dataclass(frozen=True, slots=True)
+class _RosterText:
+    """A roster's text, for errors that say where in it something is wrong."""
+
+    path: Path
+    text: str
+
+    def error(self, place: Sequence[str | int], message: str) -> RosterError:
+        """`place`: the keys and indices that lead to what is wrong."""
+        node = yaml.compose(self.text, Loader=yaml.SafeLoader)
+        line = 1 if node is None else _innermost(node, place).start_mark.line + 1
+        where = ".".join(str(part) for part in place) or "the file"
+        return RosterError(f"roster {self.path}, line {line}: {where}: {message}")
+
+
+def _read_roster(path: Path) -> dict[int, Expert]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        source = _RosterText(path, path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(source.text)
     except OSError as error:
         raise RosterError(f"roster {path} cannot be read: {error.strerror}; give its path as chain.roster") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RosterError(f"roster {path} is not YAML: {error}") from error
     try:
-        return Roster.model_validate(content)
+        roster = Roster.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise RosterError(f"roster {path}: {place}: {first['msg']} (got {first['input']!r})") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise source.error(first["loc"], f"{message} (got {first['input']!r})") from error
+    return _by_uid(roster, source)
 
 
-def _by_uid(roster: Roster, path: Path) -> dict[int, Expert]:
+def _by_uid(roster: Roster, source: _RosterText) -> dict[int, Expert]:
     experts: dict[int, Expert] = {}
     holders: dict[str, int] = {}
-    for place, expert in enumerate(roster.experts):
-        uid = place if expert.uid is None else expert.uid
+    for index, expert in enumerate(roster.experts):
+        uid = index if expert.uid is None else expert.uid
         if uid in experts:
-            raise RosterError(f"roster {path}: experts.{place}: uid {uid} is given twice")
+            raise source.error(("experts", index, "uid"), f"uid {uid} is given twice; give each expert its own")
         if expert.identity in holders:
-            raise RosterError(
-                f"roster {path}: experts.{place}: {expert.identity!r} already holds uid {holders[expert.identity]}"
-            )
+            field = "name" if expert.hotkey is None else "hotkey"
+            message = f"{expert.identity!r} already holds uid {holders[expert.identity]}; give it one uid"
+            raise source.error(("experts", index, field), message)
         experts[uid] = expert
         holders[expert.identity] = uid
     return experts
+
+
+def _innermost(node: yaml.Node, place: Sequence[str | int]) -> yaml.Node:
+    """The node at a place, or the last on the way to it that the text has."""
+    for part in place:
+        children = dict(enumerate(node.value)) if isinstance(node, yaml.SequenceNode) else {}
+        if isinstance(node, yaml.MappingNode):
+            children = {key.value: child for key, child in node.value}
+        if part not in children:
+            break
+        node = children[part]
+    return node

@@ -17,21 +17,21 @@ class SoftmaxMseConfig(StrictModel):
     """The seed's rule: MSE between softmaxed scores and softmaxed rewards, SGD with momentum."""
 
     name: Literal["softmax_mse"] = "softmax_mse"
-    learning_rate: float = Field(0.01, gt=0)
+    learning_rate: float = Field(default=0.01, gt=0)
     """Step size of SGD."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Share of the last step that the next one keeps."""
 
 
 class AdagradConfig(StrictModel):
-    """A squared-loss regression a uid, with step sizes that adapt to each weight (AdaGrad)."""
+    """A squared-loss regression a uid, with step sizes that adapt to the uid's own gradients (AdaGrad)."""
 
     name: Literal["adagrad"] = "adagrad"
-    learning_rate: float = Field(0.2, gt=0)
+    learning_rate: float = Field(default=0.2, gt=0)
     """Step size before adaptation."""
     initial_score: float = 0.5
     """The score of a uid of which nothing is known: the middle of the reward range is a fair guess."""
-    bonus: float = Field(1.0, ge=0)
+    bonus: float = Field(default=1.0, ge=0)
     """Exploration bonus of a uid with n rewards: bonus / sqrt(n + 20). Only `explore: true` adds it."""
 
 
@@ -52,7 +52,7 @@ class ChainConfig(StrictModel):
 class LearnerConfig(StrictModel):
     """How rewards are taken, learned and published."""
 
-    rule: RuleConfig = Field(default_factory=AdagradConfig)
+    rule: RuleConfig = AdagradConfig()
     """The learning rule and its settings."""
     publish_interval_ms: float = Field(50.0, ge=1, le=60_000)
     """Least time between two published versions."""
@@ -68,7 +68,7 @@ class LearnerConfig(StrictModel):
     """Replicas hear from the learner at least this often, also when nothing changed."""
     idle_exit_s: float = Field(120.0, gt=0)
     """The learner exits after this long without a subscriber."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of fresh rows."""
 
     @model_validator(mode="after")

@@ -98,6 +98,7 @@ class Learner:
         self._join = RewardJoin(
             window_s=config.reward_window_s,
             reward_range=config.reward_range,
+            epoch=log.epoch,
             embedding_of=self._embedding_of,
         )
         self._view = view
@@ -145,9 +146,9 @@ class Learner:
             )
         now_s = self._clock()
         with self._ingest_lock:
+            self.log.forget_decisions(self._join.expire(now_s))
             new = self._join.add_decisions(batch.decisions, now_s)
             self.log.append_decisions(new)
-            self.log.forget_decisions(self._join.expire(now_s))
             for decision in new:
                 incarnation, counter = _split_id(decision.id)
                 self._latest[incarnation] = max(counter, self._latest.get(incarnation, 0))
@@ -165,14 +166,19 @@ class Learner:
         Raises:
             UnknownUidError, RepeatedUidError, DecisionPendingError: see `RewardJoin.join`; nothing was changed.
         """
+        now_s = self._clock()
         with self._ingest_lock:
+            self.log.forget_decisions(self._join.expire(now_s))
             result = self._join.join(
-                items, self._view, self._clock(), lambda decision_id: self._may_still_arrive(decision_id, live)
+                items, self._view, now_s, lambda decision_id: self._may_still_arrive(decision_id, live)
             )
             self._queue.extend(self.log.append(result.events))
             self.counters["rewards_accepted"] += result.accepted
             self.counters["rewards_duplicate"] += result.duplicates
-            self.counters.update(f"rewards_{rejection.code}" for rejection in result.rejected)
+            for rejection in result.rejected:
+                # An item rejected as a whole takes all of its rewards with it.
+                count = 1 if rejection.uid is not None else len(items[rejection.index].uids)
+                self.counters[f"rewards_{rejection.code}"] += count
             return RewardReport(result.accepted, result.duplicates, tuple(result.rejected), self.log.last_seq)
 
     def resync(self, view: MetagraphView) -> ResyncSummary:
@@ -194,6 +200,7 @@ class Learner:
                 self._queue.extend(placed)
                 self._view = view
                 seq = placed[-1].seq
+                self._join.follow(plan, seq)
             self.counters["resyncs"] += 1
         logger.info("resync block=%d n=%d reset=%d", view.block, view.n, len(plan.reset))
         return ResyncSummary(view.block, view.n, plan.reset, plan.added, plan.removed, seq)
@@ -260,7 +267,7 @@ class Learner:
                     "available": view.available[uid],
                     "selections": int(statistics.selections[uid]),
                     "rewards": int(statistics.rewards[uid]),
-                    "mean_reward": _ratio(statistics.reward_sum[uid], statistics.rewards[uid]),
+                    "mean_reward": _ratio(float(statistics.reward_sum[uid]), int(statistics.rewards[uid])),
                     "resets": int(statistics.resets[uid]),
                 }
                 for uid in range(view.n)
@@ -342,7 +349,8 @@ def _update_or_restore(rule: Rule, state: LearnerState, batch: LearnBatch) -> to
     rows = {name: tensor[uids].clone() for name, tensor in state.rule.rows.items()}
     shared = {name: tensor.clone() for name, tensor in state.rule.shared.items()}
     losses = rule.update(state.rule, batch)
-    if bool(losses.isfinite().all()) and all(bool(t[uids].isfinite().all()) for t in state.rule.rows.values()):
+    touched = [losses, *(tensor[uids] for tensor in state.rule.rows.values()), *state.rule.shared.values()]
+    if all(bool(tensor.isfinite().all()) for tensor in touched):
         return losses
     for name, tensor in rows.items():
         state.rule.rows[name][uids] = tensor
@@ -361,4 +369,4 @@ def _mean(values: deque[float]) -> float | None:
 
 
 def _ratio(total: float, count: int) -> float | None:
-    return float(total) / int(count) if count else None
+    return total / count if count else None

@@ -6,11 +6,12 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .events import Decision, Event
 
 
+@runtime_checkable
 class EventLog(Protocol):
     """Append-only. Sequence numbers order everything that changes weights; decisions need none."""
 

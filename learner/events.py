@@ -70,6 +70,15 @@ class RewardItem:
     reward_id: str | None = None
     embedding: NDArray[np.float16] | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.uids) != len(self.rewards):
+            raise ValueError(
+                f"rewards has {len(self.rewards)} values for {len(self.uids)} uids; send one reward per uid"
+            )
+        own = (self.reward_id is not None, self.embedding is not None)
+        if own not in ((True, True), (False, False)) or own[0] == (self.decision_id is not None):
+            raise ValueError("a reward needs either decision_id, or reward_id together with embedding")
+
 
 class Outcome(StrEnum):
     """What became of a reward that was logged."""

@@ -21,6 +21,7 @@ class LearningLoop(threading.Thread):
         publish: takes each new version; called from this thread.
         interval_s: least time between two publishes, asked anew each time.
         on_learned: called from this thread after each batch.
+        on_crash: called from this thread, as the last thing that it does, if anything goes wrong.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class LearningLoop(threading.Thread):
         publish: Callable[[HeadSnapshot], None],
         interval_s: Callable[[], float],
         on_learned: Callable[[], None],
+        on_crash: Callable[[], None],
     ) -> None:
         super().__init__(name="learning", daemon=True)
         self._learner = learner
         self._publish = publish
         self._interval_s = interval_s
         self._on_learned = on_learned
+        self._on_crash = on_crash
         self._wake = threading.Event()
         self._stopping = False
 
@@ -51,6 +54,14 @@ class LearningLoop(threading.Thread):
 
     def run(self) -> None:
         """The thread's body."""
+        try:
+            self._learn_until_stopped()
+        except Exception:
+            # Whatever it was, nothing is learned any more; what that means is for the owner to say.
+            logger.exception("learning_crashed version=%d", self._learner.version)
+            self._on_crash()
+
+    def _learn_until_stopped(self) -> None:
         self._publish(self._learner.snapshot())
         published, published_at = self._learner.version, time.monotonic()
         while True:

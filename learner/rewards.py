@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gating.metagraph import MetagraphView
+from gating.metagraph import MetagraphView, ResyncPlan
 
 from .errors import DecisionPendingError, RepeatedUidError, UnknownUidError
 from .events import Decision, Outcome, Rejection, RewardEvent, RewardItem
@@ -23,9 +23,13 @@ RETENTION_WINDOWS = 6
 
 @dataclass(slots=True)
 class Reported:
-    """What is known of one decision's (or one reward id's) rewards so far: uid -> reward."""
+    """What is known of one decision's (or one reward id's) rewards so far: uid -> reward.
+
+    `version` is that of the weights that decided, 0 where they were of another epoch.
+    """
 
     at_s: float
+    version: int = 0
     uids: tuple[int, ...] = ()
     hotkeys: tuple[str, ...] = ()
     rewards: dict[int, float] = field(default_factory=dict)
@@ -47,6 +51,7 @@ class RewardJoin:
     Args:
         window_s: how long after a decision its rewards are learned.
         reward_range: least and greatest reward.
+        epoch: the epoch that versions and sequence numbers belong to.
         embedding_of: the embedding of a decision, None once it is erased.
     """
 
@@ -55,22 +60,34 @@ class RewardJoin:
         *,
         window_s: float,
         reward_range: tuple[float, float],
+        epoch: int,
         embedding_of: Callable[[str], NDArray[np.float16] | None],
     ) -> None:
         self.window_s = window_s
         self.reward_range = reward_range
+        self._epoch = epoch
         self._embedding_of = embedding_of
         # Both in order of time, so that what is past its retention stands in front.
         self._decisions: dict[str, Reported] = {}
         self._reward_ids: dict[str, Reported] = {}
+        # uid -> the resync at which its row last started afresh.
+        self._owned_since: dict[int, int] = {}
         self.joined_decisions = 0
 
     def add_decisions(self, decisions: Iterable[Decision], now_s: float) -> list[Decision]:
         """Take in decisions; returns those that were not known yet."""
-        new = [decision for decision in decisions if decision.id not in self._decisions]
-        for decision in new:
-            self._decisions[decision.id] = Reported(at_s=now_s, uids=decision.uids, hotkeys=decision.hotkeys)
+        new = []
+        for decision in decisions:
+            if decision.id in self._decisions:
+                continue
+            new.append(decision)
+            version = decision.version if decision.epoch == self._epoch else 0
+            self._decisions[decision.id] = Reported(now_s, version, decision.uids, decision.hotkeys)
         return new
+
+    def follow(self, plan: ResyncPlan, seq: int) -> None:
+        """Take note of a resync: no decision made before `seq` has rewards for the rows that start afresh there."""
+        self._owned_since.update((uid, seq) for uid, row in enumerate(plan.source) if row < 0)
 
     def expire(self, now_s: float) -> list[str]:
         """Drop what is past its retention; returns the ids of the decisions dropped."""
@@ -130,7 +147,7 @@ class RewardJoin:
         for uid, reward in zip(item.uids, item.rewards, strict=True):
             if uid in reported.rewards:
                 result.duplicates += 1
-            elif _owner_changed(reported, uid, view):
+            elif self._owner_changed(reported, uid, view):
                 detail = f"uid {uid} has changed its owner since the decision"
                 result.rejected.append(Rejection(index, "stale_hotkey", detail, uid))
             else:
@@ -151,7 +168,7 @@ class RewardJoin:
     ) -> None:
         embedding = item.embedding if item.decision_id is None else self._embedding_of(item.decision_id)
         if embedding is None:
-            raise LookupError(f"decision {item.decision_id} passed _refuse without an embedding")
+            raise LookupError(f"an item without an embedding passed _refuse: {item}")
         if item.decision_id is not None and not reported.rewards:
             self.joined_decisions += 1
         reported.rewards.update(fresh)
@@ -190,11 +207,12 @@ class RewardJoin:
             return self._decisions[item.decision_id]
         return self._reward_ids.setdefault(str(item.reward_id), Reported(at_s=now_s))
 
-
-def _owner_changed(reported: Reported, uid: int, view: MetagraphView) -> bool:
-    if not reported.hotkeys:
-        return False
-    return uid >= view.n or view.hotkeys[uid] != reported.hotkeys[reported.uids.index(uid)]
+    def _owner_changed(self, reported: Reported, uid: int, view: MetagraphView) -> bool:
+        if not reported.hotkeys:
+            return False
+        # The hotkey alone would miss an owner that lost the uid and came back.
+        reset_since = reported.version < self._owned_since.get(uid, 0)
+        return uid >= view.n or reset_since or view.hotkeys[uid] != reported.hotkeys[reported.uids.index(uid)]
 
 
 def _drop_older(entries: dict[str, Reported], before_s: float) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -19,7 +20,9 @@ class Signal:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for future, loop in waiting.items():
-            loop.call_soon_threadsafe(_complete, future)
+            # Nobody waits on a loop that was closed since.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_complete, future)
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until the condition holds, looking again at every notification.

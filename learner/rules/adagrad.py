@@ -84,7 +84,7 @@ class Adagrad:
         return error
 
 
-def _rounds(uids: Int[Tensor, " k"]) -> list[Int[Tensor, " k"]]:
+def _rounds(uids: Int[Tensor, " k"]) -> list[Tensor]:
     """Split positions into rounds in which no uid occurs twice: the j-th round has each uid's j-th occurrence."""
     order = torch.argsort(uids, stable=True)
     _, counts = torch.unique_consecutive(uids[order], return_counts=True)

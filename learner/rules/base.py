@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +44,7 @@ class LearnBatch:
         )
 
 
+@runtime_checkable
 class Rule(Protocol):
     """How rewards change a head. Implementations are pure: all that they know is in `RuleState`.
 
@@ -64,7 +65,11 @@ class Rule(Protocol):
         ...
 
     def update(self, state: RuleState, batch: LearnBatch) -> Float[Tensor, " batch"]:
-        """Learn a batch. Mutates `state` and nothing else; returns the loss of each event before its step."""
+        """Learn a batch; returns the loss of each event before its step.
+
+        Mutates the rows of the batch's uids and `state.shared`, and nothing else: if a number comes out that is
+        not finite, this is what the learner puts back.
+        """
         ...
 
     def head(self, state: RuleState) -> Head:

@@ -87,14 +87,19 @@ class SoftmaxMse:
         velocity[uids] = speed
         state.shared["step"] += 1
         state.rows["last_step"][uids] = state.shared["step"]
-        return (difference**2).mean()
 
-    def _drift(self, missed: Int[Tensor, " uid"]) -> Float[Tensor, "uid hidden"]:
+        # These rows drift on without being looked at again, so where they come to rest must be finite too.
+        rest = weight[uids] - self.learning_rate * speed * (self.momentum / (1.0 - self.momentum))
+        loss = (difference**2).mean()
+        return torch.where(rest.isfinite().all(), loss, torch.nan)
+
+    def _drift(self, missed: Int[Tensor, " uid"]) -> Float[Tensor, "uid 1"]:
         """m + m^2 + ... + m^t for each row's number t of missed steps, as a column."""
-        total = self.momentum * (1.0 - self.momentum**missed) / (1.0 - self.momentum)
-        return total[:, None]
+        # In float64, since 1 - m^t loses most of its digits where m is near 1.
+        total = self.momentum * (1.0 - self.momentum ** missed.double()) / (1.0 - self.momentum)
+        return total.float()[:, None]
 
 
-def _with_one(embedding: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch hidden"]:
+def _with_one(embedding: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch hidden+1"]:
     """The embedding with a constant 1 behind it, whose weight is the bias."""
     return torch.cat([embedding, torch.ones(len(embedding), 1)], dim=1)

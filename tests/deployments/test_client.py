@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -304,28 +303,6 @@ def test_ready_asks_once_and_says_no_where_nothing_answers() -> None:
 def test_another_server_is_told_from_a_gate(strange: httpx.Response) -> None:
     with pytest.raises(UnexpectedAnswerError, match=r"http://127\.0\.0\.1:8000 .*check"):
         ScriptedServer([strange]).client().select(["why?"])
-
-
-def test_a_problem_survives_pickling() -> None:
-    error = pickle.loads(pickle.dumps(ProblemError(429, "overloaded", "Too many", "the queue is full")))
-    assert (error.status, error.code, str(error)) == (429, "overloaded", "429 overloaded: the queue is full")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"uids": [1, 2], "rewards": [0.5], "decision_id": "r-1"}, "1 values for 2 uids"),
-        ({"uids": [1], "rewards": [float("nan")], "decision_id": "r-1"}, "not finite"),
-        ({"uids": [1], "rewards": [0.5]}, "either decision_id"),
-        ({"uids": [1], "rewards": [0.5], "reward_id": "mine"}, "either decision_id"),
-        ({"uids": [1], "rewards": [0.5], "message": "why?"}, "either decision_id"),
-        ({"uids": [1], "rewards": [0.5], "decision_id": "r", "message": "why?"}, "either decision_id"),
-        ({"uids": [1], "rewards": [0.5], "decision_id": "r", "reward_id": "m", "message": "?"}, "either decision_id"),
-    ],
-)
-def test_a_malformed_reward_is_refused_before_it_is_sent(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Reward(**arguments)
 
 
 def test_one_string_is_not_taken_for_a_list_of_messages() -> None:

@@ -1,0 +1,28 @@
+"""Shared by all tests: only integration tests may start Ray, and CI lets none be skipped."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import ray
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("integration") is None:
+
+        def refuse(*_args: object, **_kwargs: object) -> None:
+            raise AssertionError("a unit test started Ray; mark it `integration` or leave Ray out")
+
+        monkeypatch.setattr(ray, "init", refuse)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> object:
+    """With TIDEGATE_NO_SKIPS set, a skipped test fails, unless it needs a GPU."""
+    report = yield
+    if report.skipped and os.environ.get("TIDEGATE_NO_SKIPS") and item.get_closest_marker("gpu") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
+    return report

@@ -1,0 +1,204 @@
+"""One replica without Ray: the real routes over a real batcher, subscriber and learner, with a tiny encoder."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deployments.api import Gate, build_api
+from deployments.batcher import Batcher
+from deployments.config import SelectionArgs, ServingArgs
+from deployments.decisions import DecisionBuffer
+from deployments.reporting import Reporter
+from deployments.scorer import Scorer
+from deployments.state_view import StateView
+from deployments.weights import Subscriber
+from gating.metagraph import MetagraphView
+from learner.config import AdagradConfig, SoftmaxMseConfig
+from learner.events import ReplicaStatus
+
+from .local_learner import LocalLearner
+
+DIM = 8
+FINGERPRINT = "hash-8"
+N = 10
+UNAVAILABLE = 3
+VIEW = MetagraphView(
+    hotkeys=tuple(f"hotkey-{uid}" for uid in range(N)),
+    available=tuple(uid != UNAVAILABLE for uid in range(N)),
+    registered_at=(None,) * N,
+    netuid=7,
+    block=100,
+)
+
+
+def embed_text(text: str) -> NDArray[np.float32]:
+    """A vector that depends on nothing but the text."""
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+
+
+def embed_texts(texts: Sequence[str]) -> Tensor:
+    return torch.from_numpy(np.stack([embed_text(text) for text in texts]))
+
+
+class Engine:
+    """Embeds by hash, keeps the batches that it was given, and can be held in the middle of one."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.failing: dict[str, BaseException] = {}
+        self._changed = threading.Condition()
+        self._allowed = float("inf")
+        self._begun = 0
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for batch in self.batches for text in batch]
+
+    def hold(self) -> None:
+        """From now on a batch waits inside the engine until it is let through."""
+        with self._changed:
+            self._allowed = self._begun
+
+    def let_through(self, batches: float = float("inf")) -> None:
+        with self._changed:
+            self._allowed += batches
+            self._changed.notify_all()
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        with self._changed:
+            self.batches.append(list(texts))
+            self._begun += 1
+            mine = self._begun
+            if not self._changed.wait_for(lambda: mine <= self._allowed, timeout=20):
+                raise TimeoutError("the engine was held and never let go")
+        for text in texts:
+            if text in self.failing:
+                raise self.failing[text]
+        return embed_texts(texts)
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Let everything else run until the condition holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 (a condition of any kind, without a hook to wait on)
+            await asyncio.sleep(0)
+
+
+class LocalService:
+    """A replica, its learner, and an HTTP client in front of it."""
+
+    def __init__(
+        self,
+        *,
+        rule: SoftmaxMseConfig | AdagradConfig | None = None,
+        serving: ServingArgs | None = None,
+        selection: SelectionArgs | None = None,
+        view: MetagraphView = VIEW,
+        batch_tokens: int = 40,
+        heartbeat_s: float = 0.002,
+        max_age_s: float = 10.0,
+    ) -> None:
+        serving = serving or ServingArgs()
+        self.now_s = 1000.0
+        self.engine = Engine()
+        self.learner = LocalLearner(view, dim=DIM, fingerprint=FINGERPRINT, rule=rule or SoftmaxMseConfig())
+        self.batcher = Batcher(
+            self.engine, batch_tokens=batch_tokens, max_queue_tokens=serving.max_queue_tokens, threads=1
+        )
+        self.decisions = DecisionBuffer(self.learner, fingerprint=FINGERPRINT, capacity=serving.max_buffered_decisions)
+        self.subscriber = Subscriber(
+            self.learner,
+            status=self.status,
+            fingerprint=FINGERPRINT,
+            device=torch.device("cpu"),
+            heartbeat_s=heartbeat_s,
+            max_age_s=max_age_s,
+            clock=lambda: self.now_s,
+        )
+        scorer = Scorer(
+            batcher=self.batcher,
+            subscriber=self.subscriber,
+            decisions=self.decisions,
+            selection=selection or SelectionArgs(),
+            serving=serving,
+            generator=np.random.default_rng(0),
+            now_s=lambda: 1_700_000_000.0,
+        )
+        reporter = Reporter(
+            client=self.learner,
+            scorer=scorer,
+            decisions=self.decisions,
+            subscriber=self.subscriber,
+            wait_timeout_s=serving.wait_timeout_s,
+        )
+        state = StateView(self.learner, self.subscriber, self.status)
+        self.gate = Gate(scorer, reporter, self.learner, state, serving.max_body_bytes)
+        self.api = build_api(self.gate)
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.api, raise_app_exceptions=False), base_url="http://gate"
+        )
+
+    async def close(self) -> None:
+        self.engine.let_through()
+        await self.http.aclose()
+        await asyncio.to_thread(self.batcher.close)
+
+    def status(self) -> ReplicaStatus:
+        current = self.subscriber.current
+        return ReplicaStatus(
+            id="replica-a",
+            pid=1,
+            incarnation=self.decisions.incarnation,
+            issued=self.decisions.issued,
+            epoch=current.snapshot.epoch if current else 0,
+            version=current.snapshot.version if current else 0,
+            age_s=self.subscriber.age_s,
+            queued_texts=self.batcher.queued_texts,
+            texts=self.batcher.texts_done,
+            buffered_decisions=len(self.decisions),
+        )
+
+    def snapshot_scores(self, messages: Sequence[str]) -> NDArray[np.float64]:
+        """What the published weights give for the messages, in plain numpy."""
+        snapshot = self.learner.published
+        assert snapshot is not None
+        embedding = np.stack([embed_text(message) for message in messages]).astype(np.float64)
+        scores: NDArray[np.float64] = embedding @ snapshot.weight.T.astype(np.float64) + snapshot.bias
+        return scores
+
+    def everything(self) -> dict[str, Any]:
+        """All that a refused request must leave as it was."""
+        return {
+            "learner": self.learner.core.describe(),
+            "uids": self.learner.core.uid_table(),
+            "issued": self.decisions.issued,
+            "buffered": len(self.decisions),
+            "queued": self.batcher.queued_texts,
+            "weights": self.subscriber.current,
+        }
+
+    async def post(self, path: str, body: object) -> httpx.Response:
+        return await self.http.post(path, json=body)
+
+    async def select(self, messages: Sequence[str], **options: Any) -> list[dict[str, Any]]:
+        response = await self.post("/v1/select", {"messages": list(messages), **options})
+        assert response.status_code == 200, response.text
+        selections: list[dict[str, Any]] = response.json()["selections"]
+        return selections
+
+    async def reward(self, *rewards: dict[str, Any], **options: Any) -> dict[str, Any]:
+        response = await self.post("/v1/rewards", {"rewards": list(rewards), **options})
+        assert response.status_code == 200, response.text
+        account: dict[str, Any] = response.json()
+        return account

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from deployments.cli import app
+from deployments.client import GateClient
+from deployments.local import ProcessId, RunFile
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line sets variables for Ray and looks for run files; neither is this machine's."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, arguments)
+
+
+def write_config(folder: Path, *, host: str = "127.0.0.1", port: int = 8000, **args: object) -> Path:
+    path = folder / "config.yaml"
+    application = {"name": "gate", "import_path": "deployments.app:build_app", "args": args}
+    path.write_text(yaml.safe_dump({"http_options": {"host": host, "port": port}, "applications": [application]}))
+    return path
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ((), ("serve", "demo", "status", "down")),
+        (("serve",), ("--config", "--address")),
+        (("demo",), ("--url", "--data", "--k", "--limit", "--seed", "--batch", "--json")),
+        (("status",), ("--url", "--json")),
+        (("down",), ("--port", "--address")),
+    ],
+)
+def test_help_names_every_option(command: tuple[str, ...], options: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    for option in options:
+        assert option in result.output
+
+
+def test_help_needs_neither_ray_nor_torch() -> None:
+    program = (
+        "import sys\n"
+        "from deployments.cli import app\n"
+        "try: app(['serve', '--help'])\n"
+        "except SystemExit: print([name for name in ('ray', 'torch', 'numpy') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.strip() == "[]"
+
+
+# conftest refuses ray.init, so what exits with 1 here has not got that far.
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ("applications: [", "is not YAML"),
+        ("aplications: []", "aplications is not a setting; did you mean applications?"),
+        ("'[/x] [red]': 1", "[/x] [red] is not a setting"),
+    ],
+)
+def test_serving_a_bad_config_is_a_clear_error(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_text(content)
+    result = run("serve", "--config", str(path))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("tidegate serve: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_serving_beyond_this_machine_without_authentication_is_refused(tmp_path: Path) -> None:
+    result = run("serve", "--config", str(write_config(tmp_path, host="0.0.0.0")))
+    assert result.exit_code == 1
+    assert "the service listens on loopback only, but http_options.host is 0.0.0.0" in result.stderr
+
+
+def test_serving_a_roster_that_is_missing_is_a_clear_error(tmp_path: Path) -> None:
+    result = run("serve", "--config", str(write_config(tmp_path, chain={"roster": "/nowhere/roster.yaml"})))
+    assert result.exit_code == 1
+    assert "roster /nowhere/roster.yaml cannot be read" in result.stderr
+
+
+def test_serving_on_a_taken_port_is_a_clear_error(tmp_path: Path, taken_port: int) -> None:
+    result = run("serve", "--config", str(write_config(tmp_path, port=taken_port)))
+    assert result.exit_code == 1
+    assert f"port {taken_port} on 127.0.0.1 is taken" in result.stderr
+
+
+def test_down_where_nothing_runs_says_so() -> None:
+    result = run("down", "--port", "8123")
+    assert (result.exit_code, result.output.strip()) == (0, "nothing of Tidegate's serves on port 8123")
+
+
+def test_down_ends_the_service_of_its_port_only() -> None:
+    services = [subprocess.Popen(["sleep", "1000"]) for _ in range(2)]
+    try:
+        for port, service in zip((8123, 8124), services, strict=True):
+            RunFile(port, "node-of-nobody", ProcessId.of(psutil.Process(service.pid)), []).write()
+        result = run("down", "--port", "8123")
+        assert (result.exit_code, result.output.strip()) == (0, "stopped the service on port 8123")
+        assert services[0].wait(timeout=10) is not None
+        assert services[1].poll() is None
+        assert RunFile.read(8124) is not None
+    finally:
+        for service in services:
+            service.kill()
+            service.wait()
+
+
+def test_status_without_a_service_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.client.GateClient", partial(GateClient, sleep=lambda _: None))
+    with socket.socket() as not_listening:
+        not_listening.bind(("127.0.0.1", 0))
+        result = run("status", "--url", f"http://127.0.0.1:{not_listening.getsockname()[1]}")
+    assert result.exit_code == 1
+    assert "Is the service running?" in result.output
+
+
+def test_an_address_that_is_none_is_bad_input(tmp_path: Path) -> None:
+    result = run("status", "--url", "127.0.0.1:8000")
+    assert result.exit_code == 2
+    assert "expected something like http://127.0.0.1:8000" in result.stderr
+    data = tmp_path / "table.json"
+    data.write_text('[{"question": "why?", "scores": {"small": 0.5}}]')
+    result = run("demo", "--url", "127.0.0.1:8000", "--data", str(data))
+    assert result.exit_code == 2
+    assert "expected something like http://127.0.0.1:8000" in result.output
+
+
+@pytest.mark.parametrize("wrong", [("--k", "0"), ("--batch", "257"), ("--limit", "0"), ("--data", "nowhere.json")])
+def test_demo_with_bad_input_is_exit_code_2(wrong: tuple[str, str]) -> None:
+    assert run("demo", *wrong).exit_code == 2

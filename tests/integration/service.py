@@ -1,0 +1,153 @@
+"""A real service for tests: `tidegate serve` in a process of its own, talked to over HTTP, killed by process id."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TIDEGATE = [sys.executable, "-m", "deployments.cli"]
+START_TIMEOUT_S = 120.0
+
+T = TypeVar("T")
+
+
+def wait_for(probe: Callable[[], T | None], timeout_s: float = 60.0, every_s: float = 0.05) -> T:
+    """The first answer of `probe` that is true; a transport error counts as none."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        try:
+            answer = probe()
+        except httpx.TransportError:
+            answer = None
+        if answer:
+            return answer
+        time.sleep(every_s)
+    raise AssertionError(f"{probe} did not become true within {timeout_s} s")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_roster(path: Path, names: list[str], unavailable: tuple[int, ...] = ()) -> None:
+    experts = [{"name": name, "available": uid not in unavailable} for uid, name in enumerate(names)]
+    path.write_text(yaml.safe_dump({"experts": experts}), encoding="utf-8")
+
+
+def serve_config(port: int, roster: Path, **args: dict[str, Any]) -> dict[str, Any]:
+    """The repository's own serve_config.yaml with another port and roster, and `args` laid over its arguments."""
+    config = copy.deepcopy(yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8")))
+    config["http_options"]["port"] = port
+    arguments = config["applications"][0]["args"]
+    arguments["chain"]["roster"] = str(roster)
+    for section, values in args.items():
+        arguments[section] = {**arguments.get(section, {}), **values}
+    return config
+
+
+class Service:
+    """A running `tidegate serve`."""
+
+    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        self.port = config["http_options"]["port"]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.config_path = folder / "serve_config.yaml"
+        self.config_path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        self.log_path = folder / "serve.log"
+        self.http = httpx.Client(base_url=self.url, timeout=30.0)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [*TIDEGATE, "serve", "--config", str(self.config_path)]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        wait_for(self._is_up, START_TIMEOUT_S)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the service was not started"
+        return self._process
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Send a signal to `tidegate serve` and wait until it has ended; its exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until `tidegate serve` has ended; its exit code."""
+        self.http.close()
+        return self.process.wait(timeout=60)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that the service has started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def learner_pid(self) -> int:
+        return wait_for(lambda: next((pid for pid, name in self._titles() if "LearnerActor" in name), None))
+
+    def replica_pids(self) -> list[int]:
+        return [pid for pid, name in self._titles() if "ServeReplica" in name]
+
+    def replica_urls(self) -> list[str]:
+        """The replicas' own addresses, behind HAProxy's back: one for each replica that has its port open."""
+        ports = []
+        for pid in self.replica_pids():
+            for connection in psutil.Process(pid).net_connections("tcp4"):
+                if connection.status == psutil.CONN_LISTEN and 30_000 <= connection.laddr.port < 31_000:
+                    ports.append(connection.laddr.port)
+        return [f"http://127.0.0.1:{port}" for port in sorted(ports)]
+
+    def post(self, path: str, body: Any, **options: Any) -> dict[str, Any]:
+        """The answer to a request that must succeed."""
+        response = self.http.post(path, json=body, **options)
+        assert response.status_code == httpx.codes.OK, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def state(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.http.get("/v1/state").json()
+        return answer
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the application that is served."""
+        config: dict[str, Any] = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        args: dict[str, Any] = config["applications"][0]["args"]
+        return args
+
+    def _titles(self) -> list[tuple[int, str]]:
+        titles = []
+        for process in self.processes():
+            try:
+                titles.append((process.pid, " ".join(process.cmdline())))
+            except psutil.Error:
+                continue
+        return titles
+
+    def _is_up(self) -> bool:
+        assert self.process.poll() is None, f"tidegate serve ended:\n{self.log}"
+        return "Ctrl-C stops it" in self.log and self.http.get("/readyz").status_code == httpx.codes.OK
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,107 @@
+"""The ways to start and stop a service: `tidegate serve` and `down`, and plain `serve run`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from deployments.local import wait_until_ended
+
+from .service import ROOT, TIDEGATE, Service, free_port, serve_config, wait_for, write_roster
+
+NAMES = ["a", "b", "c"]
+
+
+def test_ctrl_c_leaves_nothing_and_the_port_can_be_served_again_at_once(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start_service(NAMES)
+    assert "curl -s" in service.log
+    processes = service.processes()
+    # As a terminal does it: the signal goes to the whole foreground group, Ray's processes included.
+    os.killpg(service.process.pid, signal.SIGINT)
+    assert service.wait() == 0
+    assert "stopped" in service.log
+    assert wait_until_ended(processes, 10) == []
+
+    again = Service(yaml.safe_load(service.config_path.read_text(encoding="utf-8")), service.config_path.parent)
+    again.start()
+    try:
+        assert len(again.post("/v1/score", {"messages": ["a"]})["scores"][0]["scores"]) == len(NAMES)
+        taken = subprocess.run(
+            [*TIDEGATE, "serve", "--config", str(again.config_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert taken.returncode == 1
+        assert f"port {again.port}" in taken.stderr
+        assert "tidegate down" in taken.stderr
+    finally:
+        processes = again.processes()
+        down = subprocess.run(
+            [*TIDEGATE, "down", "--port", str(again.port)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+    assert f"stopped the service on port {again.port}" in down.stdout
+    assert wait_until_ended(processes, 10) == []
+    assert again.wait() == 0
+
+
+def test_down_cleans_up_after_a_service_that_was_killed(start_service: Callable[..., Service]) -> None:
+    service = start_service(NAMES)
+    processes = service.processes()
+    service.process.kill()
+    service.wait()
+    subprocess.run([*TIDEGATE, "down", "--port", str(service.port)], cwd=ROOT, timeout=120, check=True)
+    assert wait_until_ended(processes, 10) == []
+
+
+def test_a_host_beyond_loopback_is_refused_without_authentication(tmp_path: Path) -> None:
+    roster = tmp_path / "roster.yaml"
+    write_roster(roster, NAMES)
+    config = serve_config(free_port(), roster)
+    config["http_options"]["host"] = "0.0.0.0"
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    done = subprocess.run(
+        [*TIDEGATE, "serve", "--config", str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "loopback" in done.stderr
+
+
+@pytest.fixture
+def serve_run(tmp_path: Path) -> Callable[[dict[str, object]], subprocess.Popen[bytes]]:
+    def start(config: dict[str, object]) -> subprocess.Popen[bytes]:
+        path = tmp_path / "serve_config.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        command = [str(Path(sys.executable).parent / "serve"), "run", "--address", "local", str(path)]
+        with (tmp_path / "log").open("wb") as log:
+            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    return start
+
+
+def test_plain_serve_run_serves_the_same_config_through_ray_s_own_proxy(
+    serve_run: Callable[[dict[str, object]], subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    roster = tmp_path / "roster.yaml"
+    write_roster(roster, NAMES)
+    port = free_port()
+    process = serve_run(serve_config(port, roster))
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: httpx.get(f"{url}/readyz").status_code == httpx.codes.OK, 120)
+        body = {"messages": ["tide"], "k": 2}
+        assert len(httpx.post(f"{url}/v1/select", json=body, timeout=30).json()["selections"][0]["uids"]) == 2
+        started = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    assert wait_until_ended(started, 10) == []

@@ -1,0 +1,166 @@
+"""The learner's actor on a Ray of its own, without Serve: who may use it, how weights travel, when it leaves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from learner.actor import NAMESPACE, LearnerArgs, get_or_create_learner, learner_name
+from learner.config import AdagradConfig, ChainConfig, LearnerConfig
+from learner.errors import ConfigMismatchError, EncoderMismatchError
+from learner.events import ReplicaStatus, RewardItem
+
+from .service import wait_for, write_roster
+
+N, DIM = 4096, 768
+FINGERPRINT = "f" * 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_instance() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=256 * 2**20,
+        namespace="test",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def args(tmp_path: Path) -> LearnerArgs:
+    roster = tmp_path / "roster.yaml"
+    write_roster(roster, [f"expert-{uid}" for uid in range(N)])
+    config = LearnerConfig(rule=AdagradConfig(), heartbeat_s=0.2)
+    return LearnerArgs(tmp_path.name, ChainConfig(roster=str(roster)), config, DIM, FINGERPRINT)
+
+
+@pytest.fixture
+def create(args: LearnerArgs) -> Iterator[Callable[[LearnerArgs], Any]]:
+    created = []
+
+    def create(wanted: LearnerArgs) -> Any:
+        created.append(get_or_create_learner(wanted, num_cpus=0.0))
+        return created[-1]
+
+    yield create
+    for handle in created:
+        ray.kill(handle, no_restart=True)
+
+
+def status(epoch: int = 0, version: int = 0) -> ReplicaStatus:
+    return ReplicaStatus(
+        id="replica",
+        pid=1,
+        incarnation="abc",
+        issued=0,
+        epoch=epoch,
+        version=version,
+        age_s=None,
+        queued_texts=0,
+        texts=0,
+        buffered_decisions=0,
+    )
+
+
+def poll(learner: Any, have: ReplicaStatus, wait_s: float = 5.0) -> Any:
+    return ray.get(learner.poll.options(concurrency_group="polls").remote(have, wait_s))
+
+
+def report(learner: Any, reward_id: str) -> Any:
+    embedding = np.ones(DIM, np.float16)
+    item = RewardItem(uids=(1, 2), rewards=(1.0, 0.0), reward_id=reward_id, embedding=embedding)
+    add = learner.add_rewards.options(concurrency_group="reports")
+    return ray.get(add.remote([item], "published", 5.0))
+
+
+def test_every_replica_gets_the_same_learner_and_one_with_other_settings_is_refused(
+    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
+) -> None:
+    first, second = create(args), create(args)
+    assert first._actor_id == second._actor_id
+    ray.get(second.check_args.remote(args.config, args.chain, FINGERPRINT))
+    other = args.config.model_copy(update={"publish_interval_ms": 51.0})
+    with pytest.raises(ConfigMismatchError, match="tidegate down"):
+        ray.get(first.check_args.remote(other, args.chain, FINGERPRINT))
+    with pytest.raises(EncoderMismatchError, match="another application"):
+        ray.get(first.check_args.remote(args.config, args.chain, "0" * 64))
+
+
+def test_a_version_is_one_object_that_readers_share_without_copying(
+    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
+) -> None:
+    learner = create(args)
+    reply = poll(learner, status())
+    ours, theirs = ray.get(reply.refs[0]), ray.get(reply.refs[0])
+    assert ours.weight.shape == (N, DIM)
+    assert ours.weight.ctypes.data == theirs.weight.ctypes.data
+    assert not ours.weight.flags.writeable
+
+
+def test_a_poll_waits_for_a_newer_version_and_confirms_the_one_it_was_asked_with(
+    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
+) -> None:
+    learner = create(args)
+    first = poll(learner, status())
+    assert first.version == 0
+    have = status(first.epoch, first.version)
+    confirmed = poll(learner, have, 0.05)
+    assert (confirmed.epoch, confirmed.version, confirmed.refs) == (first.epoch, 0, [])
+    waiting = learner.poll.options(concurrency_group="polls").remote(have, 30.0)
+    reply = report(learner, "r")
+    assert (reply.report.accepted, reply.reached, reply.published_version) == (2, True, 1)
+    newer = ray.get(waiting, timeout=10)
+    assert newer.version == 1
+    assert ray.get(newer.refs[0]).bias[1] > ray.get(first.refs[0]).bias[1]
+
+
+def test_a_learner_without_subscribers_leaves_for_good(
+    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
+) -> None:
+    idle = replace(args, config=args.config.model_copy(update={"idle_exit_s": 0.5}))
+    learner = create(idle)
+    poll(learner, status())
+
+    def is_gone() -> bool:
+        try:
+            ray.get(learner.describe.remote())
+        except ActorDiedError:
+            return True
+        return False
+
+    wait_for(is_gone)
+    with pytest.raises(ValueError, match="Failed to look up actor"):
+        ray.get_actor(learner_name(args.app), namespace=NAMESPACE)
+
+
+def test_a_learner_that_is_stopped_has_learned_what_it_acknowledged(
+    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
+) -> None:
+    learner = create(args)
+    poll(learner, status())
+    for number in range(20):
+        report(learner, f"r{number}")
+    ray.get(learner.stop.remote())
+    described = ray.get(learner.describe.remote())["learner"]
+    assert described["events_logged"] == described["events_applied"] == described["published_version"] == 20
+
+
+def test_a_roster_that_cannot_be_read_is_named(args: LearnerArgs, create: Callable[[LearnerArgs], Any]) -> None:
+    learner = create(args)
+    poll(learner, status())
+    Path(args.chain.roster).write_text("experts: 3", encoding="utf-8")
+    with pytest.raises(RayTaskError, match="experts"):
+        ray.get(learner.resync.remote())

@@ -1,0 +1,259 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gating import MetagraphView, plan_resync
+from learner.errors import DecisionPendingError, RepeatedUidError, UnknownUidError
+from learner.events import Outcome
+from learner.rewards import RETENTION_WINDOWS, RewardJoin
+
+from .builders import EPOCH, START, decision, embedding, message_reward, reward
+
+WINDOW_S = 100.0
+DECIDED = ("d-1", "d-2", "d-3")
+
+
+def never(_decision_id):
+    return False
+
+
+class Desk:
+    """A join with three decisions at time 0, each for uids 0, 1 and 2."""
+
+    def __init__(self):
+        self.embeddings = {}
+        self.join = RewardJoin(
+            window_s=WINDOW_S, reward_range=(0.0, 1.0), epoch=EPOCH, embedding_of=lambda name: self.embeddings.get(name)
+        )
+        self.view = START
+        self.decide(*(decision(name, (0, 1, 2)) for name in DECIDED))
+
+    def decide(self, *decisions, now_s=0.0):
+        self.embeddings |= {made.id: made.embedding for made in decisions}
+        return self.join.add_decisions(decisions, now_s)
+
+    def report(self, *items, now_s=1.0, is_pending=never):
+        return self.join.join(items, self.view, now_s, is_pending)
+
+    def resync(self, hotkeys, seq):
+        view = MetagraphView.from_hotkeys(hotkeys, block=self.view.block + 1)
+        self.join.follow(plan_resync(self.view, view), seq)
+        self.view = view
+
+    def books(self):
+        known = (self.join._decisions, self.join._reward_ids)
+        return [{key: dict(entry.rewards) for key, entry in part.items()} for part in known], self.join.joined_decisions
+
+
+def account(result):
+    return result.accepted, result.duplicates, [(r.index, r.code, r.uid) for r in result.rejected]
+
+
+def test_a_reward_for_a_decision_is_accepted_with_the_decisions_embedding():
+    desk = Desk()
+    result = desk.report(reward("d-1", {2: 0.7, 0: 0.1}))
+    assert account(result) == (2, 0, [])
+    [event] = result.events
+    assert (event.uids, event.rewards, event.outcome) == ((2, 0), (0.7, 0.1), Outcome.LEARNED)
+    assert (event.decision_id, event.reward_id) == ("d-1", None)
+    assert event.embedding is desk.embeddings["d-1"]
+
+
+def test_a_decisions_rewards_may_come_one_by_one():
+    desk = Desk()
+    results = [desk.report(reward("d-1", {uid: 0.1 * uid})) for uid in (1, 0, 2)]
+    assert [account(result) for result in results] == [(1, 0, [])] * 3
+    assert [result.events[0].uids for result in results] == [(1,), (0,), (2,)]
+    assert desk.join.rewards_of("d-1") == {1: 0.1, 0: 0.0, 2: 0.2}
+    assert desk.join.joined_decisions == 1
+
+
+def test_the_first_report_of_a_reward_wins():
+    desk = Desk()
+    same_request = desk.report(reward("d-1", {0: 0.2}), reward("d-1", {0: 0.9, 1: 0.3}))
+    assert account(same_request) == (2, 1, [])
+    assert [(event.uids, event.rewards) for event in same_request.events] == [((0,), (0.2,)), ((1,), (0.3,))]
+    later = desk.report(reward("d-1", {0: 0.8, 1: 0.8, 2: 0.8}))
+    assert account(later) == (1, 2, [])
+    assert [event.uids for event in later.events] == [(2,)]
+    assert account(desk.report(reward("d-1", {0: 0.1}))) == (0, 1, [])
+    assert desk.join.rewards_of("d-1") == {0: 0.2, 1: 0.3, 2: 0.8}
+
+
+def test_a_decision_that_nobody_made_is_unknown():
+    desk = Desk()
+    assert account(desk.report(reward("d-9", {0: 0.5}))) == (0, 0, [(0, "unknown_decision", None)])
+    assert desk.join.rewards_of("d-9") == {}
+
+
+def test_a_uid_that_was_not_chosen_rejects_the_item_but_not_the_others():
+    desk = Desk()
+    result = desk.report(reward("d-1", {0: 0.5, 4: 0.5}), reward("d-2", {0: 0.5}))
+    assert account(result) == (1, 0, [(0, "uid_not_in_decision", None)])
+    assert "uids [4] were not chosen by this decision, which chose [0, 1, 2]" in result.rejected[0].detail
+    assert desk.join.rewards_of("d-1") == {}
+
+
+@pytest.mark.parametrize("outside", [-0.001, 1.001, math.nan, math.inf])
+def test_a_reward_out_of_range_rejects_the_item_as_a_whole(outside):
+    desk = Desk()
+    items = [reward("d-1", {0: 0.5, 1: outside}), message_reward("r-1", {0: outside}), reward("d-1", {1: 1.0})]
+    result = desk.report(*items)
+    assert account(result) == (1, 0, [(0, "out_of_range", None), (1, "out_of_range", None)])
+    assert "lie outside [0, 1]" in result.rejected[0].detail
+    assert desk.join.rewards_of("d-1") == {1: 1.0}
+
+
+def test_both_ends_of_the_range_are_in_it():
+    assert account(Desk().report(reward("d-1", {0: 0.0, 1: 1.0}))) == (2, 0, [])
+
+
+def test_a_uid_whose_owner_changed_is_stale_and_the_others_are_taken():
+    desk = Desk()
+    desk.resync(["a", "x", "c", "d", "e", "f"], seq=5)
+    result = desk.report(reward("d-1", {0: 0.5, 1: 0.6}))
+    assert account(result) == (1, 0, [(0, "stale_hotkey", 1)])
+    assert [event.uids for event in result.events] == [(0,)]
+    assert account(desk.report(reward("d-1", {1: 0.6}))) == (0, 0, [(0, "stale_hotkey", 1)])
+
+
+def test_a_uid_that_the_network_lost_is_stale_for_a_decision_that_chose_it():
+    desk = Desk()
+    desk.resync(["a", "b"], seq=5)
+    assert account(desk.report(reward("d-1", {0: 0.5, 2: 0.5}))) == (1, 0, [(0, "stale_hotkey", 2)])
+
+
+@pytest.mark.parametrize("between", [["a", "x", "c"], ["a"]])
+def test_an_owner_that_lost_its_uid_and_came_back_starts_afresh(between):
+    desk = Desk()
+    desk.resync(between, seq=5)
+    desk.resync(["a", "b", "c"], seq=6)
+    desk.decide(decision("before", (0, 1), version=5, view=START), decision("since", (0, 1), version=6))
+    for name in ("d-1", "before"):
+        assert account(desk.report(reward(name, {0: 0.5, 1: 0.5}))) == (1, 0, [(0, "stale_hotkey", 1)])
+    assert account(desk.report(reward("since", {0: 0.5, 1: 0.5}))) == (2, 0, [])
+
+
+def test_a_version_of_another_epoch_says_nothing_about_this_ones_resyncs():
+    desk = Desk()
+    desk.resync(["a", "x", "c"], seq=5)
+    desk.resync(["a", "b", "c"], seq=6)
+    desk.decide(decision("old", (0, 1), epoch=EPOCH - 1, version=1_000))
+    assert account(desk.report(reward("old", {0: 0.5, 1: 0.5}))) == (1, 0, [(0, "stale_hotkey", 1)])
+
+
+def test_a_decision_for_another_hotkey_than_todays_is_stale_without_any_resync():
+    desk = Desk()
+    elsewhere = MetagraphView.from_hotkeys(["a", "y", "c"])
+    desk.decide(decision("old", (0, 1), epoch=EPOCH - 1, version=1_000, view=elsewhere))
+    assert account(desk.report(reward("old", {0: 0.5, 1: 0.5}))) == (1, 0, [(0, "stale_hotkey", 1)])
+
+
+def test_a_late_reward_is_logged_but_not_to_be_learned():
+    desk = Desk()
+    assert account(desk.report(reward("d-1", {0: 0.5}), now_s=WINDOW_S)) == (1, 0, [])
+    late = desk.report(reward("d-1", {0: 0.5, 1: 0.6, 2: 0.7}), now_s=WINDOW_S + 0.1)
+    assert account(late) == (0, 1, [(0, "late", 1), (0, "late", 2)])
+    assert [(event.uids, event.rewards, event.outcome) for event in late.events] == [((1, 2), (0.6, 0.7), Outcome.LATE)]
+    again = desk.report(reward("d-1", {1: 0.6}), now_s=WINDOW_S + 0.2)
+    assert account(again) == (0, 1, [])
+    assert desk.join.rewards_of("d-1") == {0: 0.5, 1: 0.6, 2: 0.7}
+
+
+def test_an_erased_embedding_leaves_nothing_to_learn_from():
+    desk = Desk()
+    desk.embeddings["d-1"] = None
+    assert account(desk.report(reward("d-1", {0: 0.5}))) == (0, 0, [(0, "embedding_erased", None)])
+    assert desk.join.rewards_of("d-1") == {}
+
+
+def test_a_message_and_its_reward_id_make_a_reward_idempotent():
+    desk = Desk()
+    first = desk.report(message_reward("r-1", {3: 0.5, 4: 0.6}), message_reward("r-2", {3: 0.5}))
+    assert account(first) == (3, 0, [])
+    assert [(event.reward_id, event.decision_id) for event in first.events] == [("r-1", None), ("r-2", None)]
+    assert first.events[0].embedding.tobytes() == embedding(len("r-1")).tobytes()
+    again = desk.report(message_reward("r-1", {3: 0.9, 5: 0.7}))
+    assert account(again) == (1, 1, [])
+    assert [event.uids for event in again.events] == [(5,)]
+
+
+def test_a_reward_id_and_a_decision_of_the_same_name_do_not_meet():
+    desk = Desk()
+    desk.report(reward("d-1", {0: 0.5}))
+    assert account(desk.report(message_reward("d-1", {0: 0.5}))) == (1, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "says"),
+    [
+        (reward("d-1", {6: 0.5}), UnknownUidError, r"rewards\[2\] names uid 6; the network has uids 0 to 5"),
+        (message_reward("r-1", {-1: 0.5}), UnknownUidError, r"rewards\[2\] names uid -1"),
+        (reward("d-9", {99: 0.5}), UnknownUidError, r"rewards\[2\] names uid 99"),
+        (reward("way-1", {0: 0.5}), DecisionPendingError, "decision way-1 has not arrived yet"),
+    ],
+)
+def test_what_is_wrong_with_one_item_stops_the_whole_request_before_anything_changes(bad, error, says):
+    desk = Desk()
+    desk.report(reward("d-1", {0: 0.5}))
+    before = desk.books()
+    good = [reward("d-1", {1: 0.5}), message_reward("r-2", {0: 0.5})]
+    with pytest.raises(error, match=says):
+        desk.report(*good, bad, is_pending=lambda name: name.startswith("way-"))
+    assert desk.books() == before
+    assert account(desk.report(*good)) == (2, 0, [])
+
+
+def test_an_item_that_names_a_uid_twice_stops_the_whole_request():
+    desk = Desk()
+    repeated = message_reward("r-1", {0: 0.5, 1: 0.5})
+    repeated = type(repeated)((0, 0), repeated.rewards, reward_id="r-1", embedding=repeated.embedding)
+    before = desk.books()
+    with pytest.raises(RepeatedUidError, match=r"rewards\[1\] names a uid twice"):
+        desk.report(reward("d-1", {0: 0.5}), repeated)
+    assert desk.books() == before
+
+
+def test_a_known_decision_is_not_taken_in_again():
+    desk = Desk()
+    desk.report(reward("d-1", {0: 0.5}))
+    new = desk.decide(decision("d-1", (3, 4)), decision("d-4"), decision("d-4", (3, 4)))
+    assert [(made.id, made.uids) for made in new] == [("d-4", (0, 1))]
+    assert desk.join.rewards_of("d-1") == {0: 0.5}
+
+
+def test_decisions_and_reward_ids_expire_after_their_retention():
+    desk = Desk()
+    desk.report(message_reward("r-1", {0: 0.5}), now_s=0.0)
+    desk.decide(decision("d-4"), now_s=50.0)
+    retention_s = RETENTION_WINDOWS * WINDOW_S
+    assert desk.join.expire(retention_s) == []
+    assert desk.join.expire(retention_s + 1.0) == list(DECIDED)
+    assert desk.join.expire(retention_s + 1.0) == []
+    result = desk.report(reward("d-1", {0: 0.5}), message_reward("r-1", {0: 0.5}), reward("d-4", {0: 0.5}))
+    assert account(result) == (2, 0, [(0, "unknown_decision", None)])
+
+
+uids_and_rewards = st.dictionaries(st.integers(0, 5), st.floats(-0.2, 1.2), min_size=1, max_size=4)
+items = st.tuples(st.sampled_from(["d-1", "d-2", "d-3", "d-9", "r-1", "r-2"]), uids_and_rewards)
+reports = st.tuples(st.lists(items, max_size=5), st.sampled_from([1.0, 2.0 * WINDOW_S]))
+
+
+@settings(deadline=None)
+@given(st.lists(reports, max_size=6), st.booleans())
+def test_every_reward_that_was_sent_is_accounted_for_exactly_once(history, owner_changes):
+    desk, logged = Desk(), []
+    for step, (report, now_s) in enumerate(history):
+        if owner_changes and step == 2:
+            desk.resync(["a", "x", "c", "d", "e", "f"], seq=5)
+        report = [(reward if name.startswith("d-") else message_reward)(name, values) for name, values in report]
+        result = desk.report(*report, now_s=now_s)
+        whole = sum(len(report[r.index].uids) for r in result.rejected if r.uid is None)
+        single = sum(1 for r in result.rejected if r.uid is not None)
+        assert result.accepted + result.duplicates + whole + single == sum(len(item.uids) for item in report)
+        learned = [event for event in result.events if event.outcome is Outcome.LEARNED]
+        assert sum(len(event.uids) for event in learned) == result.accepted
+        logged += [(event.decision_id, event.reward_id, uid) for event in result.events for uid in event.uids]
+    assert len(set(logged)) == len(logged)
