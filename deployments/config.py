@@ -39,7 +39,7 @@ class ServingArgs(StrictModel):
     """How long `min_version` and `wait` wait."""
     max_age_s: float = Field(10.0, gt=0)
     """Weights that were not confirmed as the newest for longer than this are `degraded`."""
-    max_buffered_decisions: int = Field(20_000, ge=1)
+    max_buffered_decisions: int = Field(20_000, ge=256)
     """Decisions that wait for the learner before select is answered 503."""
     log_prompts: bool = False
     """Write prompts to the log. Off: no prompt text is stored or logged anywhere."""

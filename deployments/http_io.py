@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from .errors import Problem
 from .schemas import ProblemDocument
@@ -45,12 +46,15 @@ async def _read_limited(request: Request, max_bytes: int) -> bytes:
     announced = request.headers.get("content-length", "0")
     body = bytearray()
     if announced.isdecimal() and int(announced) <= max_bytes:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                break
-        else:
-            return bytes(body)
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    break
+            else:
+                return bytes(body)
+        except ClientDisconnect as error:
+            raise Problem(400, "client_disconnected", "the connection was closed before the body was whole") from error
     raise Problem(413, "body_too_large", f"the body is larger than {max_bytes} bytes; send it in parts")
 
 

@@ -69,7 +69,7 @@ def running_service(config_path: Path, *, address: str | None, say: Callable[[st
         RunFile.of_this_process(port, node_id).write()
         say("loading the encoder and starting the learner")
         _deploy(config)
-        url = f"http://{host}:{port}"
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         for app in config.applications:
             wait_until_ready(url + (app.route_prefix or "").rstrip("/"), _READY_TIMEOUT_S)
         RunFile.of_this_process(port, node_id).write()

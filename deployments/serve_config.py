@@ -48,6 +48,8 @@ def check_serve_config(raw: Mapping[str, Any]) -> ServeDeploySchema:
         config = ServeDeploySchema.model_validate(raw)
     except ValidationError as error:
         raise ServeConfigError(_first_error(error, "")) from error
+    if not config.applications:
+        raise ServeConfigError(f"applications is empty; name at least one with import_path: {IMPORT_PATH}")
     for index, application in enumerate(config.applications):
         if application.import_path == IMPORT_PATH:
             parse_args(raw["applications"][index].get("args", {}), place=f"applications.{index}.args.")

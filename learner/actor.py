@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
@@ -22,7 +22,7 @@ from .config import ChainConfig, LearnerConfig
 from .core import ExplainedDecision, Learner, ResyncSummary
 from .errors import ConfigMismatchError, DecisionPendingError, EncoderMismatchError
 from .event_log import MemoryEventLog
-from .events import DecisionBatch, ReplicaStatus, RewardItem, RewardReport
+from .events import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, RewardReport, Wait
 from .loop import LearningLoop
 from .rules import build_rule
 from .signals import Signal
@@ -35,8 +35,6 @@ CONCURRENCY_GROUPS = {"polls": 4096, "reports": 1024, "operator": 16}
 _REPLIES_PER_S = 2000
 _LIVE_HEARTBEATS = 3
 
-Wait = Literal["logged", "applied", "published"]
-
 
 @dataclass(frozen=True, slots=True)
 class LearnerArgs:
@@ -47,28 +45,6 @@ class LearnerArgs:
     config: LearnerConfig
     dim: int
     fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class PollReply:
-    """The newest published version; `refs` holds its snapshot, or nothing if the caller has it already.
-
-    The reference travels in a list so that Ray does not resolve it on the way.
-    """
-
-    epoch: int
-    version: int
-    refs: list[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class RewardReply:
-    """A report's account, and whether what the caller waited for came about in time."""
-
-    report: RewardReport
-    epoch: int
-    published_version: int
-    reached: bool
 
 
 @dataclass(slots=True)

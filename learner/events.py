@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,3 +167,29 @@ class ReplicaStatus:
     queued_texts: int
     texts: int
     buffered_decisions: int
+
+
+Wait = Literal["logged", "applied", "published"]
+"""What a report waits for: its place in the log, its effect on the state, or that the effect is published."""
+
+
+@dataclass(frozen=True, slots=True)
+class PollReply:
+    """The newest published version; `refs` holds its snapshot, or nothing if the caller has it already.
+
+    The reference travels in a list so that Ray does not resolve it on the way.
+    """
+
+    epoch: int
+    version: int
+    refs: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReply:
+    """A report's account, and whether what the caller waited for came about in time."""
+
+    report: RewardReport
+    epoch: int
+    published_version: int
+    reached: bool

@@ -15,7 +15,7 @@ RAY_SHELL = {
     "learner/actor.py",
     "deployments/app.py",
     "deployments/autoscaling.py",
-    "deployments/learner_client.py",
+    "deployments/ray_learner.py",
     "deployments/metrics.py",
     "deployments/runner.py",
     "deployments/serve_client.py",

@@ -151,3 +151,8 @@ def test_a_file_that_is_no_config_says_what_it_is(tmp_path: Path, content: bytes
 def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ServeConfigError, match=r"nowhere\.yaml cannot be read: No such file.*--config"):
         read_serve_config(tmp_path / "nowhere.yaml")
+
+
+def test_a_config_without_applications_is_refused() -> None:
+    with pytest.raises(ServeConfigError, match="applications is empty"):
+        check_serve_config({"applications": []})

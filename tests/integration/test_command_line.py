@@ -38,7 +38,11 @@ def test_ctrl_c_leaves_nothing_and_the_port_can_be_served_again_at_once(
     try:
         assert len(again.post("/v1/score", {"messages": ["a"]})["scores"][0]["scores"]) == len(NAMES)
         taken = subprocess.run(
-            [*TIDEGATE, "serve", "--config", str(again.config_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+            [*TIDEGATE, "serve", "--config", str(again.config_path)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert taken.returncode == 1
         assert f"port {again.port}" in taken.stderr

@@ -127,9 +127,7 @@ def test_a_poll_waits_for_a_newer_version_and_confirms_the_one_it_was_asked_with
     assert ray.get(newer.refs[0]).bias[1] > ray.get(first.refs[0]).bias[1]
 
 
-def test_a_learner_without_subscribers_leaves_for_good(
-    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
-) -> None:
+def test_a_learner_without_subscribers_leaves_for_good(args: LearnerArgs, create: Callable[[LearnerArgs], Any]) -> None:
     idle = replace(args, config=args.config.model_copy(update={"idle_exit_s": 0.5}))
     learner = create(idle)
     poll(learner, status())

@@ -96,7 +96,9 @@ def test_a_reward_changes_the_scores_on_both_replicas_under_one_version(service:
 
 def test_a_decision_rewarded_through_the_other_replica_is_joined(service: Service) -> None:
     first, second = service.replica_urls()
-    selection = httpx.post(f"{first}/v1/select", json={"messages": ["salt"], "k": 2}, timeout=30).json()["selections"][0]
+    selection = httpx.post(f"{first}/v1/select", json={"messages": ["salt"], "k": 2}, timeout=30).json()["selections"][
+        0
+    ]
     item = {"decision_id": selection["decision_id"], "uids": selection["uids"], "rewards": [0.5, 0.25]}
     answer = httpx.post(f"{second}/v1/rewards", json={"rewards": [item]}, timeout=30).json()
     assert answer["accepted"] == 2
@@ -157,7 +159,9 @@ BAD_INPUT: list[tuple[str, str, bytes, int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "status", "code"), [row[1:] for row in BAD_INPUT], ids=[r[0] for r in BAD_INPUT])
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"), [row[1:] for row in BAD_INPUT], ids=[r[0] for r in BAD_INPUT]
+)
 def test_bad_input_is_refused_as_a_problem_and_changes_nothing(
     service: Service, path: str, body: bytes, status: int, code: str
 ) -> None:

@@ -1,0 +1,111 @@
+"""The learner over Ray: creates its actor, calls it, and says so when it is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from learner.actor import LearnerArgs, get_or_create_learner
+from learner.core import ExplainedDecision, ResyncSummary
+from learner.errors import LearnerError
+from learner.events import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.state import HeadSnapshot
+
+from .errors import LearnerAway
+
+_CALL_TIMEOUT_S = 5.0
+
+
+class RayLearner:
+    """A `LearnerClient` over the learner's actor, which it creates if there is none.
+
+    The handle is kept: looking an actor up by name blocks. A handle whose actor is gone for good (stopped, or
+    idle too long) is replaced by the next poll.
+    """
+
+    def __init__(self, args: LearnerArgs, *, num_cpus: float) -> None:
+        self._args = args
+        self._num_cpus = num_cpus
+        self._handle: Any = None
+
+    async def poll(self, status: ReplicaStatus, wait_s: float) -> tuple[PollReply, HeadSnapshot | None]:
+        """See `LearnerClient`.
+
+        Raises:
+            ConfigMismatchError, EncoderMismatchError: the learner that runs is not the one that is wanted.
+        """
+        if self._handle is None:
+            handle = await asyncio.to_thread(get_or_create_learner, self._args, num_cpus=self._num_cpus)
+            check = handle.check_args.options(concurrency_group="operator")
+            await _answer(check.remote(self._args.config, self._args.chain, self._args.fingerprint), timeout_s=60.0)
+            self._handle = handle
+        handle = self._handle
+        try:
+            poll = handle.poll.options(concurrency_group="polls").remote(status, wait_s)
+            reply: PollReply = await _answer(poll, timeout_s=wait_s + _CALL_TIMEOUT_S)
+        except _LearnerGone:
+            self._handle = None
+            raise
+        return reply, await _answer(reply.refs[0], timeout_s=_CALL_TIMEOUT_S) if reply.refs else None
+
+    async def add_decisions(self, batch: DecisionBatch) -> None:
+        """See `LearnerClient`."""
+        await self._call("reports", "add_decisions", batch)
+
+    async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
+        """See `LearnerClient`."""
+        patience_s = timeout_s + self._args.config.decision_wait_s + _CALL_TIMEOUT_S
+        reply: RewardReply = await self._call("reports", "add_rewards", items, wait, timeout_s, patience_s=patience_s)
+        return reply
+
+    async def resync(self) -> ResyncSummary:
+        """See `LearnerClient`."""
+        summary: ResyncSummary = await self._call("operator", "resync")
+        return summary
+
+    async def describe(self) -> dict[str, Any]:
+        """See `LearnerClient`."""
+        description: dict[str, Any] = await self._call("operator", "describe")
+        return description
+
+    async def uid_table(self) -> list[dict[str, object]]:
+        """See `LearnerClient`."""
+        table: list[dict[str, object]] = await self._call("operator", "uid_table")
+        return table
+
+    async def explain(self, decision_id: str) -> ExplainedDecision | None:
+        """See `LearnerClient`."""
+        explained: ExplainedDecision | None = await self._call("operator", "explain", decision_id)
+        return explained
+
+    async def erase_embedding(self, decision_id: str) -> bool:
+        """See `LearnerClient`."""
+        return bool(await self._call("operator", "erase_embedding", decision_id))
+
+    async def _call(self, group: str, method: str, *args: Any, patience_s: float = _CALL_TIMEOUT_S) -> Any:
+        if self._handle is None:
+            raise LearnerAway("the learner has not been reached yet")
+        bound = getattr(self._handle, method).options(concurrency_group=group)
+        return await _answer(bound.remote(*args), timeout_s=patience_s)
+
+
+class _LearnerGone(LearnerAway):
+    """The actor is dead and Ray will not bring it back."""
+
+
+async def _answer(ref: Awaitable[Any], *, timeout_s: float) -> Any:
+    """The value behind a reference; what Ray raises about a missing learner becomes LearnerAway."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await ref
+    except RayTaskError as error:
+        if isinstance(error.cause, LearnerError):
+            raise error.cause from None
+        raise
+    except ActorDiedError as error:
+        raise _LearnerGone(str(error)) from error
+    except (RayError, TimeoutError) as error:
+        raise LearnerAway(f"{type(error).__name__}: {error}") from error
