@@ -260,9 +260,9 @@ async def test_a_dead_engine_is_a_503_that_another_replica_can_answer(service: L
 
 
 async def test_decisions_that_cannot_be_kept_are_not_made(start: Start) -> None:
-    service = await start(serving=ServingArgs(max_buffered_decisions=3))
+    service = await start(serving=ServingArgs(max_buffered_decisions=256))
     service.learner.away = True
-    await service.select(["why?"] * 3)
+    await service.select(["why?"] * 256)
     before = service.everything()
     response = await service.post("/v1/select", {"messages": ["why?"]})
     check_problem(response, 503, "decisions_full")
@@ -271,20 +271,20 @@ async def test_decisions_that_cannot_be_kept_are_not_made(start: Start) -> None:
     assert (await service.post("/v1/score", {"messages": ["why?"]})).status_code == 200
     service.learner.away = False
     await service.decisions.flush()
-    assert len(await service.select(["why?"] * 3)) == 3
+    assert len(await service.select(["why?"] * 256)) == 3
 
 
 async def test_requests_in_flight_together_do_not_overfill_the_decisions(start: Start) -> None:
-    service = await start(serving=ServingArgs(max_buffered_decisions=3), batch_tokens=1024)
+    service = await start(serving=ServingArgs(max_buffered_decisions=256), batch_tokens=1024)
     service.engine.hold()
     held = asyncio.create_task(service.post("/v1/score", {"messages": ["why?"]}))
     await until(lambda: len(service.engine.batches) == 1)
-    calls = [asyncio.create_task(service.post("/v1/select", {"messages": ["why?"] * 2})) for _ in range(3)]
-    await until(lambda: service.batcher.queued_texts == 6)
+    calls = [asyncio.create_task(service.post("/v1/select", {"messages": ["why?"] * 200})) for _ in range(3)]
+    await until(lambda: service.batcher.queued_texts == 600)
     service.engine.let_through()
     await held
     assert sorted([(await call).status_code for call in calls]) == [200, 503, 503]
-    assert len(service.decisions) == 2
+    assert len(service.decisions) == 200
 
 
 async def test_scoring_goes_on_while_the_learner_is_away_and_says_when_it_is_degraded(service: LocalService) -> None:
