@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gating import MetagraphView
 from learner.config import AdagradConfig, SoftmaxMseConfig
@@ -519,9 +519,10 @@ class LearnerMachine(RuleBasedStateMachine):
             version = self.learner.version
             self.tenures.setdefault(version, self.tenures[max(seq for seq in self.tenures if seq <= version)])
 
+    @precondition(lambda self: self.clock.now_s < 5 * 10.0)
     @rule()
     def wait(self):
-        """Time passes, so that some rewards are late."""
+        """Time passes, so that some rewards are late; never past the retention, where ids are forgotten."""
         self.clock.now_s += 6.0
 
     @invariant()
