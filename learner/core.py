@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
@@ -144,6 +144,7 @@ class Learner:
                 f"decisions of encoder {batch.fingerprint[:12]} were sent to a learner of encoder "
                 f"{self.fingerprint[:12]}; another encoder is another application with its own state"
             )
+        self._check_width(decision.embedding for decision in batch.decisions)
         now_s = self._clock()
         with self._ingest_lock:
             self.log.forget_decisions(self._join.expire(now_s))
@@ -165,7 +166,9 @@ class Learner:
 
         Raises:
             UnknownUidError, RepeatedUidError, DecisionPendingError: see `RewardJoin.join`; nothing was changed.
+            EncoderMismatchError: an embedding has another width; nothing was changed.
         """
+        self._check_width(item.embedding for item in items)
         now_s = self._clock()
         with self._ingest_lock:
             self.log.forget_decisions(self._join.expire(now_s))
@@ -272,6 +275,13 @@ class Learner:
                 }
                 for uid in range(view.n)
             ]
+
+    def _check_width(self, embeddings: Iterable[NDArray[np.float16] | None]) -> None:
+        wrong = [
+            embedding.shape for embedding in embeddings if embedding is not None and embedding.shape != (self.dim,)
+        ]
+        if wrong:
+            raise EncoderMismatchError(f"an embedding has shape {wrong[0]}; this learner's encoder makes ({self.dim},)")
 
     def _may_still_arrive(self, decision_id: str, live: Sequence[str]) -> bool:
         incarnation, counter = _split_id(decision_id)

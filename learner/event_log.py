@@ -48,7 +48,7 @@ class EventLog(Protocol):
         ...
 
     def erase_embedding(self, decision_id: str) -> bool:
-        """Forget a decision's embedding for good; whether the decision was known."""
+        """Forget a decision's embedding for good, in its events too; whether the decision was known."""
         ...
 
     def forget_decisions(self, decision_ids: Sequence[str]) -> None:
@@ -71,7 +71,7 @@ class MemoryEventLog:
 
     durable = False
 
-    def __init__(self, *, started_at_ms: int, max_events: int = 1_000_000) -> None:
+    def __init__(self, *, started_at_ms: int, max_events: int = 100_000) -> None:
         self.id = str(uuid.uuid4())
         self.epoch = started_at_ms
         self.last_seq = 0
@@ -100,6 +100,9 @@ class MemoryEventLog:
         if decision is None:
             return False
         self._decisions[decision_id] = replace(decision, embedding=None)
+        # An event without its embedding could not be replayed, so it goes as a whole.
+        kept = [event for event in self._events if getattr(event, "decision_id", None) != decision_id]
+        self._events = deque(kept, maxlen=self._events.maxlen)
         return True
 
     def forget_decisions(self, decision_ids: Sequence[str]) -> None:

@@ -84,6 +84,17 @@ def test_decisions_of_another_encoder_are_refused():
     assert digest(learner) == before
 
 
+def test_an_embedding_of_another_width_is_refused_before_it_reaches_the_learning_thread():
+    learner = build_learner()
+    before = digest(learner)
+    wide = embedding(0, DIM + 1)
+    with pytest.raises(EncoderMismatchError, match="shape"):
+        decide(learner, decision("i-1", prompt=wide))
+    with pytest.raises(EncoderMismatchError, match="shape"):
+        learner.add_rewards([RewardItem((0,), (1.0,), reward_id="r", embedding=wide)])
+    assert digest(learner) == before
+
+
 def test_a_batch_of_decisions_may_be_sent_again():
     learner = build_learner()
     decide(learner, decision("i-1"), decision("i-2"))

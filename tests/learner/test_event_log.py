@@ -73,6 +73,19 @@ def test_an_erased_embedding_is_gone_and_stays_gone():
     assert not log.erase_embedding("d-2")
 
 
+def test_an_erased_embedding_is_gone_from_the_decision_s_events_too():
+    log = build_log()
+    log.append_decisions([decision("d-1"), decision("d-2")])
+    first, other = (
+        RewardEvent((0,), (1.0,), Outcome.LEARNED, embedding(1), decision_id=decision_id)
+        for decision_id in ("d-1", "d-2")
+    )
+    log.append([first, other])
+    assert log.erase_embedding("d-1")
+    assert [event.decision_id for event in log.events_after(0)] == ["d-2"]
+    assert log.last_seq == 2
+
+
 def test_forgotten_decisions_are_gone():
     log = build_log()
     log.append_decisions([decision("d-1"), decision("d-2")])
