@@ -125,7 +125,8 @@ def _greet(url: str) -> None:
     ):
         command = f"curl -s {url}/v1/{path} -H 'Content-Type: application/json' -d '{body}'"
         console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
-    console.print("\nor watch it learn: [bold]make demo[/bold] (or tidegate demo) in another terminal. Ctrl-C stops it.\n")
+    console.print("\nor watch it learn: [bold]make demo[/bold] (or tidegate demo) in another terminal.")
+    console.print("Ctrl-C stops it.\n")
 
 
 if __name__ == "__main__":

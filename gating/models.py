@@ -220,4 +220,7 @@ class SentenceEmbedGatingModel(_EncoderGatingModel):
 
 
 def _view(metagraph: Any) -> MetagraphView:
-    return metagraph if isinstance(metagraph, MetagraphView) else MetagraphView.from_metagraph(metagraph)
+    """Who holds which uid. Of an SDK's metagraph the hotkey alone tells owners apart, as in the seed."""
+    if isinstance(metagraph, MetagraphView):
+        return metagraph
+    return MetagraphView.from_hotkeys(MetagraphView.from_metagraph(metagraph).hotkeys)

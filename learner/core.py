@@ -201,9 +201,9 @@ class Learner:
                 seed = self.config.seed + self.log.last_seq + 1
                 placed = self.log.append([ResyncEvent(view=view, seed=seed)])
                 self._queue.extend(placed)
-                self._view = view
                 seq = placed[-1].seq
-                self._join.follow(plan, seq)
+                self._join.follow(plan, self._view, seq)
+                self._view = view
             self.counters["resyncs"] += 1
         logger.info("resync block=%d n=%d reset=%d", view.block, view.n, len(plan.reset))
         return ResyncSummary(view.block, view.n, plan.reset, plan.added, plan.removed, seq)

@@ -70,8 +70,9 @@ class RewardJoin:
         # Both in order of time, so that what is past its retention stands in front.
         self._decisions: dict[str, Reported] = {}
         self._reward_ids: dict[str, Reported] = {}
-        # uid -> the resync at which its row last started afresh.
+        # uid -> the resync at which its row last changed hands, and the hotkeys that its owner has had since.
         self._owned_since: dict[int, int] = {}
+        self._former_hotkeys: dict[int, set[str]] = {}
         self.joined_decisions = 0
 
     def add_decisions(self, decisions: Iterable[Decision], now_s: float) -> list[Decision]:
@@ -85,9 +86,20 @@ class RewardJoin:
             self._decisions[decision.id] = Reported(now_s, version, decision.uids, decision.hotkeys)
         return new
 
-    def follow(self, plan: ResyncPlan, seq: int) -> None:
-        """Take note of a resync: no decision made before `seq` has rewards for the rows that start afresh there."""
-        self._owned_since.update((uid, seq) for uid, row in enumerate(plan.source) if row < 0)
+    def follow(self, plan: ResyncPlan, previous: MetagraphView, seq: int) -> None:
+        """Take note of a resync.
+
+        Args:
+            plan: no decision made before it has rewards for the rows that changed hands there.
+            previous: the network before it; an owner that has swapped its hotkey since is still the same.
+            seq: the resync's place in the log.
+        """
+        for uid, row in enumerate(plan.source):
+            if row != uid:
+                self._owned_since[uid] = seq
+                self._former_hotkeys.pop(uid, None)
+        for uid in plan.swapped:
+            self._former_hotkeys.setdefault(uid, set()).add(previous.hotkeys[uid])
 
     def expire(self, now_s: float) -> list[str]:
         """Drop what is past its retention; returns the ids of the decisions dropped."""
@@ -211,8 +223,10 @@ class RewardJoin:
         if not reported.hotkeys:
             return False
         # The hotkey alone would miss an owner that lost the uid and came back.
-        reset_since = reported.version < self._owned_since.get(uid, 0)
-        return uid >= view.n or reset_since or view.hotkeys[uid] != reported.hotkeys[reported.uids.index(uid)]
+        if uid >= view.n or reported.version < self._owned_since.get(uid, 0):
+            return True
+        then = reported.hotkeys[reported.uids.index(uid)]
+        return then != view.hotkeys[uid] and then not in self._former_hotkeys.get(uid, ())
 
 
 def _drop_older(entries: dict[str, Reported], before_s: float) -> list[str]:

@@ -1,4 +1,7 @@
+from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gating import NO_HOTKEY, MetagraphView, ResyncPlan, plan_resync
-from gating.metagraph import unknown_uids
+from gating.metagraph import check_owners, unknown_uids
 
 networks = st.lists(st.sampled_from(["a", "b", "c", NO_HOTKEY]), max_size=8)
 
@@ -89,3 +92,90 @@ def test_the_hotkey_decides_where_a_registration_block_is_unknown():
 
 def test_uids_out_of_range_are_unknown():
     assert unknown_uids(MetagraphView.from_hotkeys(["a", "b"]), [1, 2, -1, 0]) == [2, -1]
+
+
+def test_a_row_goes_with_its_owner_when_the_subnet_is_compacted() -> None:
+    before = registered(("a", 1), ("b", 2), ("c", 3), ("d", 4))
+    plan = plan_resync(before, registered(("a", 1), ("c", 3), ("d", 4)))
+    assert plan.source == (0, 2, 3)
+    assert plan.moved == ((2, 1), (3, 2))
+    assert (plan.reset, plan.added, plan.removed) == ((), (), (3,))
+
+
+def test_an_owner_s_own_swap_keeps_the_row_unless_it_is_said_to_reset() -> None:
+    before, now = registered(("a", 1), ("b", 2)), registered(("a", 1), ("new", 2))
+    kept = plan_resync(before, now)
+    assert (kept.source, kept.swapped, kept.reset, kept.changes_rows) == ((0, 1), (1,), (), False)
+    reset = plan_resync(before, now, on_hotkey_swap="reset")
+    assert (reset.source, reset.swapped, reset.reset) == ((0, -1), (), (1,))
+
+
+def test_the_same_hotkey_that_registered_anew_starts_afresh() -> None:
+    assert plan_resync(registered(("a", 1)), registered(("a", 9))).reset == (0,)
+
+
+def test_owners_of_one_block_are_not_mixed_up() -> None:
+    # b and x registered in the same block; b left, and x has swapped its hotkey and moved to b's uid.
+    before = registered(("a", 1), ("b", 2), ("x", 2))
+    assert plan_resync(before, registered(("a", 1), ("new", 2))).reset == (1,)
+    # With b still there it can be nobody but x.
+    moved = plan_resync(before, registered(("b", 2), ("new", 2)))
+    assert (moved.source, moved.moved) == ((1, 2), ((1, 0), (2, 1)))
+
+
+def test_a_uid_is_available_if_it_serves_and_is_no_large_validator_and_is_not_excluded() -> None:
+    view = MetagraphView(
+        hotkeys=("a", "b", "c", "d", "e"),
+        available=(True,) * 5,
+        registered_at=(None,) * 5,
+        serving=(True, False, True, True, True),
+        validator_permit=(False, False, True, True, False),
+        stake=(9e9, 0.0, 4096.0, 4096.5, 0.0),
+    )
+    assert view.restricted(vpermit_tao_limit=4096.0, exclude={4}).available == (True, False, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"hotkeys": ("a", "")}, "uid 1 has no owner"),
+        ({"hotkeys": ("a", "a")}, "hotkey a holds uids 0 and 1"),
+        ({"stake": (1.0, float("nan"))}, "the stake of uid 1 is nan"),
+    ],
+)
+def test_a_view_that_no_chain_can_have_is_refused(changed: dict[str, tuple[object, ...]], message: str) -> None:
+    view = replace(MetagraphView.from_hotkeys("ab"), **changed)
+    with pytest.raises(ValueError, match=message):
+        check_owners(view)
+
+
+def test_columns_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="stake has 1 values for 2 uids"):
+        replace(MetagraphView.from_hotkeys("ab"), stake=(1.0,))
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, torch.as_tensor], ids=["ndarray", "tensor"])
+def test_a_metagraph_of_the_older_sdks_is_read_with_all_that_it_says(as_array: Callable[..., Any]) -> None:
+    metagraph = SimpleNamespace(
+        uids=as_array([1, 0]),
+        hotkeys=["b", "a"],
+        axons=[SimpleNamespace(is_serving=True), SimpleNamespace(is_serving=False)],
+        validator_permit=as_array([True, False]),
+        S=as_array([]),
+        total_stake=as_array([5.0, 7.5]),
+        block_at_registration=as_array([20, 10]),
+        netuid=3,
+        n=as_array([2]),
+        block=as_array([777]),
+    )
+    view = MetagraphView.from_metagraph(metagraph)
+    assert view == MetagraphView(
+        hotkeys=("a", "b"),
+        available=(False, True),
+        registered_at=(10, 20),
+        netuid=3,
+        block=777,
+        serving=(False, True),
+        validator_permit=(False, True),
+        stake=(7.5, 5.0),
+    )

@@ -1,7 +1,8 @@
 """Rows and counts follow their owners: checked against a plain account of who held which uid since when."""
 
 import copy
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from .builders import bits, state_digest
 RULE = Adagrad(learning_rate=0.2, initial_score=0.5, bonus=1.0)
 hotkeys = st.sampled_from(["a", "b", "c", "d", ""])
 networks = st.lists(hotkeys, min_size=1, max_size=6)
-registered_networks = st.lists(st.tuples(hotkeys, st.integers(1, 3)), min_size=1, max_size=6)
 
 
 def start(view):
@@ -69,19 +69,87 @@ def test_through_any_history_a_row_belongs_to_the_hotkey_that_it_was_learned_for
     assert_rows_follow_their_owners(views, lambda view, uid: view.hotkeys[uid])
 
 
-@settings(deadline=None)
-@given(st.lists(registered_networks, min_size=2, max_size=6))
-def test_where_registrations_are_known_a_row_belongs_to_its_registration(history):
-    views = [
-        MetagraphView(
-            hotkeys=tuple(hotkey for hotkey, _ in network),
-            available=(True,) * len(network),
-            registered_at=tuple(registration for _, registration in network),
-            block=block,
+@dataclass
+class Neuron:
+    """One registration on a chain: its owner may swap its hotkey and be moved, and is the same owner still."""
+
+    hotkey: str
+    block: int
+
+
+class Chain:
+    """A subnet as a chain keeps it: registrations, swaps of hotkeys, compaction, growth."""
+
+    def __init__(self, n):
+        self.block, self.names = 1, (f"hotkey-{number}" for number in count())
+        self.neurons = [Neuron(next(self.names), self.block) for _ in range(n)]
+
+    def step(self, kind, at):
+        self.block += 1
+        uid = at % len(self.neurons)
+        if kind == "register":
+            self.neurons[uid] = Neuron(next(self.names), self.block)
+        elif kind == "register_again":
+            self.neurons[uid] = Neuron(self.neurons[uid].hotkey, self.block)
+        elif kind == "swap":
+            self.neurons[uid].hotkey = next(self.names)
+        elif kind == "grow":
+            self.neurons.append(Neuron(next(self.names), self.block))
+        elif kind == "compact" and len(self.neurons) > 1:
+            del self.neurons[uid]
+
+    def view(self):
+        return MetagraphView(
+            hotkeys=tuple(neuron.hotkey for neuron in self.neurons),
+            available=(True,) * len(self.neurons),
+            registered_at=tuple(neuron.block for neuron in self.neurons),
+            block=self.block,
         )
-        for block, network in enumerate(history)
-    ]
-    assert_rows_follow_their_owners(views, lambda view, uid: view.registered_at[uid])
+
+
+KINDS = st.sampled_from(["register", "register_again", "swap", "grow", "compact"])
+STEPS = st.lists(st.tuples(KINDS, st.integers(0, 9)), min_size=1, max_size=12)
+
+
+def follow(chain, state, marks):
+    """Resync to the chain as it is; every neuron's mark, once given, is what its row must hold."""
+    plan = apply_resync(state, chain.view(), RULE, seed=1)
+    rows = [int(number) for number in state.rule.rows["rewards"]]
+    assert state.statistics.rewards.tolist() == rows
+    assert [int(row[0]) for row in state.rule.rows["weight"]] == rows
+    held = [marks.get(id(neuron), 0) for neuron in chain.neurons]
+    for neuron in chain.neurons:
+        marks.setdefault(id(neuron), 100 + len(marks))
+    mark(state, [marks[id(neuron)] for neuron in chain.neurons])
+    return plan, rows, held
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), STEPS)
+def test_step_by_step_a_row_goes_with_its_registration_through_swaps_and_compaction(n, steps):
+    chain = Chain(n)
+    state, marks, alive = start(chain.view()), {}, []
+    follow(chain, state, marks)
+    for kind, at in steps:
+        alive.extend(chain.neurons)
+        chain.step(kind, at)
+        _, rows, held = follow(chain, state, marks)
+        assert rows == held
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.lists(STEPS, min_size=1, max_size=4))
+def test_however_much_happened_between_two_views_no_row_goes_to_another_owner(n, rounds):
+    chain = Chain(n)
+    state, marks, alive = start(chain.view()), {}, []
+    follow(chain, state, marks)
+    for steps in rounds:
+        alive.extend(chain.neurons)
+        for kind, at in steps:
+            chain.step(kind, at)
+        _, rows, held = follow(chain, state, marks)
+        # An owner that moved and swapped its hotkey at once cannot be told: it starts afresh.
+        assert all(row in (0, mine) for row, mine in zip(rows, held, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gating import MetagraphView, plan_resync
 from learner.errors import DecisionPendingError, RepeatedUidError, UnknownUidError
-from learner.events import Outcome
+from learner.events import Outcome, RewardItem
 from learner.rewards import RETENTION_WINDOWS, RewardJoin
 
 from .builders import EPOCH, START, decision, embedding, message_reward, reward
@@ -39,7 +39,7 @@ class Desk:
 
     def resync(self, hotkeys, seq):
         view = MetagraphView.from_hotkeys(hotkeys, block=self.view.block + 1)
-        self.join.follow(plan_resync(self.view, view), seq)
+        self.join.follow(plan_resync(self.view, view), self.view, seq)
         self.view = view
 
     def books(self):
@@ -257,3 +257,18 @@ def test_every_reward_that_was_sent_is_accounted_for_exactly_once(history, owner
         assert sum(len(event.uids) for event in learned) == result.accepted
         logged += [(event.decision_id, event.reward_id, uid) for event in result.events for uid in event.uids]
     assert len(set(logged)) == len(logged)
+
+
+def test_an_owner_that_swapped_its_own_hotkey_still_earns_for_its_earlier_decisions():
+    before = MetagraphView(("a", "b"), (True, True), (5, 6), block=10)
+    swapped = MetagraphView(("a", "new"), (True, True), (5, 6), block=11)
+    join = RewardJoin(window_s=10.0, reward_range=(0.0, 1.0), epoch=EPOCH, embedding_of=lambda _id: embedding(0))
+    join.add_decisions([decision("i-1", (0, 1), view=before)], 0.0)
+    join.follow(plan_resync(before, swapped), before, 3)
+    result = join.join([RewardItem((0, 1), (0.5, 0.5), decision_id="i-1")], swapped, 1.0, lambda _id: False)
+    assert (result.accepted, result.rejected) == (2, [])
+    taken = MetagraphView(("a", "other"), (True, True), (5, 12), block=12)
+    join.add_decisions([decision("i-2", (0, 1), view=swapped, version=3)], 1.0)
+    join.follow(plan_resync(swapped, taken), swapped, 4)
+    result = join.join([RewardItem((0, 1), (0.5, 0.5), decision_id="i-2")], taken, 1.0, lambda _id: False)
+    assert [(rejection.uid, rejection.code) for rejection in result.rejected] == [(1, "stale_hotkey")]
