@@ -13,7 +13,18 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class SoftmaxMseConfig(StrictModel):
+NewRow = Literal["pool", "xavier", "zeros"]
+
+
+class RuleSettings(StrictModel):
+    """What every rule has."""
+
+    new_row: NewRow = "pool"
+    """How the row of a new owner starts: as the mean of the rows that have learned something (`pool`), at random
+    (`xavier`), or knowing nothing (`zeros`)."""
+
+
+class SoftmaxMseConfig(RuleSettings):
     """The seed's rule: MSE between softmaxed scores and softmaxed rewards, SGD with momentum."""
 
     name: Literal["softmax_mse"] = "softmax_mse"
@@ -23,7 +34,7 @@ class SoftmaxMseConfig(StrictModel):
     """Share of the last step that the next one keeps."""
 
 
-class AdagradConfig(StrictModel):
+class AdagradConfig(RuleSettings):
     """A squared-loss regression a uid, with step sizes that adapt to the uid's own gradients (AdaGrad)."""
 
     name: Literal["adagrad"] = "adagrad"

@@ -14,6 +14,11 @@ def build_rule(config: RuleConfig) -> Rule:
     """The rule that a configuration asks for."""
     match config:
         case SoftmaxMseConfig():
-            return SoftmaxMse(learning_rate=config.learning_rate, momentum=config.momentum)
+            return SoftmaxMse(learning_rate=config.learning_rate, momentum=config.momentum, new_row=config.new_row)
         case AdagradConfig():
-            return Adagrad(learning_rate=config.learning_rate, initial_score=config.initial_score, bonus=config.bonus)
+            return Adagrad(
+                learning_rate=config.learning_rate,
+                initial_score=config.initial_score,
+                bonus=config.bonus,
+                new_row=config.new_row,
+            )

@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gating.head import xavier_rows
+
+from ..config import NewRow
 from ..state import Head, RuleState
 from .base import LearnBatch
 
@@ -23,21 +26,33 @@ class Adagrad:
 
     name = "adagrad"
 
-    def __init__(self, *, learning_rate: float, initial_score: float, bonus: float) -> None:
+    def __init__(self, *, learning_rate: float, initial_score: float, bonus: float, new_row: NewRow = "pool") -> None:
         self.learning_rate = learning_rate
         self.initial_score = initial_score
         self.bonus = bonus
+        self.new_row = new_row
 
     def initial_state(self, num_uids: int, dim: int, generator: torch.Generator) -> RuleState:
         """Zero weights: every uid scores `initial_score` for every prompt."""
-        state = RuleState(rows={}, shared={"dim": torch.tensor(dim)})
-        state.rows = self.fresh_rows(state, num_uids, generator)
-        return state
+        return RuleState(rows=self._unlearned(torch.zeros(num_uids, dim)), shared={"dim": torch.tensor(dim)})
 
     def fresh_rows(self, state: RuleState, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Rows as at the start; nothing here is random."""
+        """Rows without rewards; from the pool they score as all rewards so far would have a uid score."""
+        dim = int(state.shared["dim"])
+        rows = self._unlearned(
+            xavier_rows(count, dim, generator) if self.new_row == "xavier" else torch.zeros(count, dim)
+        )
+        rewards = state.rows["rewards"].float()
+        if self.new_row == "pool" and bool(rewards.sum() > 0):
+            share = rewards / rewards.sum()
+            rows["weight"] = (share @ state.rows["weight"]).repeat(count, 1)
+            rows["bias"] = (share @ state.rows["bias"]).repeat(count)
+        return rows
+
+    def _unlearned(self, weight: Float[Tensor, "uid hidden"]) -> dict[str, Tensor]:
+        count = len(weight)
         return {
-            "weight": torch.zeros(count, int(state.shared["dim"])),
+            "weight": weight,
             "bias": torch.full((count,), self.initial_score),
             "squared_gradients": torch.full((count,), _EPSILON),
             "rewards": torch.zeros(count, dtype=torch.long),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gating.head import xavier_rows
 
+from ..config import NewRow
 from ..state import Head, RuleState
 from .base import LearnBatch
 
@@ -26,23 +27,37 @@ class SoftmaxMse:
 
     name = "softmax_mse"
 
-    def __init__(self, *, learning_rate: float, momentum: float) -> None:
+    def __init__(self, *, learning_rate: float, momentum: float, new_row: NewRow = "pool") -> None:
         self.learning_rate = learning_rate
         self.momentum = momentum
+        self.new_row = new_row
 
     def initial_state(self, num_uids: int, dim: int, generator: torch.Generator) -> RuleState:
         """Xavier-uniform weights, zero biases, no velocity."""
-        state = RuleState(rows={}, shared={"step": torch.zeros((), dtype=torch.long), "dim": torch.tensor(dim)})
-        state.rows = self.fresh_rows(state, num_uids, generator)
-        return state
+        shared = {"step": torch.zeros((), dtype=torch.long), "dim": torch.tensor(dim)}
+        weight = torch.cat([xavier_rows(num_uids, dim, generator), torch.zeros(num_uids, 1)], dim=1)
+        return RuleState(rows=self._at_rest(weight, 0), shared=shared)
 
     def fresh_rows(self, state: RuleState, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Rows as at the start; the steps before their time are not theirs to catch up on."""
-        dim = int(state.shared["dim"])
+        """Rows without velocity; the steps before their time are not theirs to catch up on."""
+        dim, step = int(state.shared["dim"]), int(state.shared["step"])
+        weight = torch.zeros(count, dim + 1)
+        if self.new_row != "zeros":
+            weight[:, :-1] = xavier_rows(count, dim, generator)
+        # A row that was never asked still has its random start, and says nothing of what a newcomer is like.
+        asked = state.rows["asked"]
+        if self.new_row == "pool" and bool(asked.any()):
+            head = self.head(state)
+            learned = torch.cat([head.weight, head.bias[:, None]], dim=1)[asked]
+            weight = learned.mean(dim=0).repeat(count, 1)
+        return self._at_rest(weight, step)
+
+    def _at_rest(self, weight: Float[Tensor, "uid hidden"], step: int) -> dict[str, Tensor]:
         return {
-            "weight": torch.cat([xavier_rows(count, dim, generator), torch.zeros(count, 1)], dim=1),
-            "velocity": torch.zeros(count, dim + 1),
-            "last_step": torch.full((count,), int(state.shared["step"]), dtype=torch.long),
+            "weight": weight,
+            "velocity": torch.zeros_like(weight),
+            "last_step": torch.full((len(weight),), step, dtype=torch.long),
+            "asked": torch.zeros(len(weight), dtype=torch.bool),
         }
 
     def update(self, state: RuleState, batch: LearnBatch) -> Float[Tensor, " batch"]:
@@ -87,6 +102,7 @@ class SoftmaxMse:
         velocity[uids] = speed
         state.shared["step"] += 1
         state.rows["last_step"][uids] = state.shared["step"]
+        state.rows["asked"][uids] = True
 
         # These rows drift on without being looked at again, so where they come to rest must be finite too.
         rest = weight[uids] - self.learning_rate * speed * (self.momentum / (1.0 - self.momentum))

@@ -17,7 +17,7 @@ from learner.state import LearnerState, UidStatistics
 
 from .builders import bits, state_digest
 
-RULE = Adagrad(learning_rate=0.2, initial_score=0.5, bonus=1.0)
+RULE = Adagrad(learning_rate=0.2, initial_score=0.5, bonus=1.0, new_row="zeros")
 hotkeys = st.sampled_from(["a", "b", "c", "d", ""])
 networks = st.lists(hotkeys, min_size=1, max_size=6)
 

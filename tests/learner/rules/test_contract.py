@@ -156,6 +156,36 @@ def test_fresh_rows_fit_the_state_and_depend_only_on_the_seed(config):
 
 
 @every_rule
+def test_a_pooled_row_scores_as_the_uids_that_have_learned_do_on_the_whole(config):
+    rule, state = learned(config)
+    head, fresh = rule.head(state), rule.fresh_rows(state, 2, torch.Generator())
+    weight, bias = fresh["weight"], fresh.get("bias", fresh["weight"][:, -1])
+    weight = weight[:, : head.weight.shape[1]]
+    assert bits(weight[0]) == bits(weight[1])
+    for learned_numbers, pooled in ((head.weight, weight[0]), (head.bias, bias[0])):
+        assert bool((pooled >= learned_numbers.min(dim=0).values - 1e-6).all())
+        assert bool((pooled <= learned_numbers.max(dim=0).values + 1e-6).all())
+    assert bool(weight.any())
+
+
+@every_rule
+def test_where_nothing_was_learned_a_pooled_row_starts_as_all_rows_did(config):
+    rule, state = start(config, seed=3)
+    fresh = rule.fresh_rows(state, N, torch.Generator().manual_seed(3))
+    for name, rows in state.rows.items():
+        assert bits(fresh[name]) == bits(rows)
+
+
+@every_rule
+@pytest.mark.parametrize("new_row", ["xavier", "zeros"])
+def test_a_row_may_start_at_random_or_knowing_nothing(config, new_row):
+    rule, state = learned(config.model_copy(update={"new_row": new_row}))
+    weight = rule.fresh_rows(state, 2, torch.Generator().manual_seed(1))["weight"][:, :DIM]
+    assert bool(weight.any()) == (new_row == "xavier")
+    assert new_row == "zeros" or bits(weight[0]) != bits(weight[1])
+
+
+@every_rule
 @settings(deadline=None, max_examples=25)
 @given(keeps=st.lists(st.booleans(), min_size=1, max_size=N + 3))
 def test_a_resync_keeps_the_rows_of_owners_that_stay_to_the_bit(config, keeps):

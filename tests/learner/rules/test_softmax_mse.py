@@ -156,6 +156,7 @@ def test_an_event_without_rewards_is_no_step():
 
 def test_fresh_rows_do_not_catch_up_on_steps_before_their_time():
     rule, rule_state = fresh()
+    rule.new_row = "xavier"
     view = MetagraphView.from_hotkeys([f"hotkey-{uid}" for uid in range(N)], block=1)
     state = LearnerState(view=view, rule=rule_state, statistics=UidStatistics.empty(N))
     events = random_events(np.random.default_rng(3), 60, num_uids=N, dim=DIM)
