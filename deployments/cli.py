@@ -42,8 +42,8 @@ def serve(
     from .serve_config import ServeConfigError
 
     try:
-        with running_service(config, address=address, say=_say) as url:
-            _greet(url)
+        with running_service(config, address=address, say=_say) as urls:
+            _greet(urls)
             threading.Event().wait()
     except KeyboardInterrupt:
         console.print("stopped")
@@ -117,13 +117,16 @@ def _say(what: str) -> None:
     console.print(f"{what} ...", style="dim")
 
 
-def _greet(url: str) -> None:
-    console.print(f"\nTidegate serves on [bold]{url}[/bold]  (the API: {url}/docs). Try:\n", highlight=False)
+def _greet(urls: list[str]) -> None:
+    console.print()
+    for url in urls:
+        console.print(f"Tidegate serves on [bold]{url}[/bold]  (the API: {url}/docs)", highlight=False)
+    console.print("Try:\n")
     for path, body in (
         ("score", '{"messages": ["Write a haiku about the tide."], "top_k": 3}'),
         ("select", '{"messages": ["Write a haiku about the tide."], "k": 4}'),
     ):
-        command = f"curl -s {url}/v1/{path} -H 'Content-Type: application/json' -d '{body}'"
+        command = f"curl -s {urls[0]}/v1/{path} -H 'Content-Type: application/json' -d '{body}'"
         console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
     console.print("\nor watch it learn: [bold]make demo[/bold] (or tidegate demo) in another terminal.")
     console.print("Ctrl-C stops it.\n")

@@ -44,8 +44,8 @@ _READY_TIMEOUT_S = 60.0
 
 
 @contextlib.contextmanager
-def running_service(config_path: Path, *, address: str | None, say: Callable[[str], None]) -> Iterator[str]:
-    """Serve what the config says while the body runs. Yields the URL.
+def running_service(config_path: Path, *, address: str | None, say: Callable[[str], None]) -> Iterator[list[str]]:
+    """Serve what the config says while the body runs. Yields the URL of each application.
 
     Args:
         config_path: a Serve config.
@@ -69,11 +69,12 @@ def running_service(config_path: Path, *, address: str | None, say: Callable[[st
         RunFile.of_this_process(port, node_id).write()
         say("loading the encoder and starting the learner")
         _deploy(config)
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        for app in config.applications:
-            wait_until_ready(url + (app.route_prefix or "").rstrip("/"), _READY_TIMEOUT_S)
+        root = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        urls = [root + (app.route_prefix or "").rstrip("/") for app in config.applications]
+        for url in urls:
+            wait_until_ready(url, _READY_TIMEOUT_S)
         RunFile.of_this_process(port, node_id).write()
-        yield url
+        yield urls
     finally:
         ignore_signals()
         started = descendants() + (haproxies(node_id) if node_id else [])

@@ -72,13 +72,14 @@ class Service:
         self.http = httpx.Client(base_url=self.url, timeout=30.0)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *prefixes: str) -> None:
+        """Start and wait until the applications under these prefixes (default: the only one, at the root) are ready."""
         command = [*TIDEGATE, "serve", "--config", str(self.config_path)]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        wait_for(self._is_up, START_TIMEOUT_S)
+        wait_for(lambda: self._is_up(prefixes or ("",)), START_TIMEOUT_S)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -104,10 +105,10 @@ class Service:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def learner_pid(self) -> int:
-        return wait_for(lambda: next((pid for pid, name in self._titles() if "LearnerActor" in name), None))
+        return wait_for(lambda: next((pid for pid, name in self.titles() if "LearnerActor" in name), None))
 
     def replica_pids(self) -> list[int]:
-        return [pid for pid, name in self._titles() if "ServeReplica" in name]
+        return [pid for pid, name in self.titles() if "ServeReplica" in name]
 
     def replica_urls(self) -> list[str]:
         """The replicas' own addresses, behind HAProxy's back: one for each replica that has its port open."""
@@ -135,7 +136,7 @@ class Service:
         args: dict[str, Any] = config["applications"][0]["args"]
         return args
 
-    def _titles(self) -> list[tuple[int, str]]:
+    def titles(self) -> list[tuple[int, str]]:
         titles = []
         for process in self.processes():
             try:
@@ -144,9 +145,10 @@ class Service:
                 continue
         return titles
 
-    def _is_up(self) -> bool:
+    def _is_up(self, prefixes: tuple[str, ...]) -> bool:
         assert self.process.poll() is None, f"tidegate serve ended:\n{self.log}"
-        return "Ctrl-C stops it" in self.log and self.http.get("/readyz").status_code == httpx.codes.OK
+        ready = [self.http.get(f"{prefix}/readyz").status_code == httpx.codes.OK for prefix in prefixes]
+        return "Ctrl-C stops it" in self.log and all(ready)
 
 
 def kill(pid: int) -> None:
