@@ -140,7 +140,7 @@ class Scorer:
                 "age_s": None if age_s is None else round(age_s, 3),
             },
             "metagraph": {"netuid": snapshot.view.netuid, "block": snapshot.view.block, "n": snapshot.view.n},
-            "degraded": self._subscriber.degraded,
+            "degraded": self._subscriber.is_degraded(age_s),
         }
 
     def current_weights(self) -> Weights:

@@ -35,15 +35,15 @@ class StateView:
             state = await self._client.describe()
         except LearnerAway:
             state = self._without_learner(own)
-        current = self._subscriber.current
+        current, age_s = self._subscriber.current, self._subscriber.age_s
         return {
             **state,
             "weights": {
                 "epoch": current.snapshot.epoch if current else None,
                 "version": current.snapshot.version if current else None,
-                "age_s": self._subscriber.age_s,
+                "age_s": age_s,
             },
-            "degraded": self._subscriber.degraded,
+            "degraded": self._subscriber.is_degraded(age_s),
             "answered_by": own["id"],
             "time": time.time(),
         }

@@ -83,10 +83,8 @@ class Subscriber:
         """Seconds since the learner last confirmed that the current version is its newest; None before that."""
         return None if self._confirmed_s is None else self._clock() - self._confirmed_s
 
-    @property
-    def degraded(self) -> bool:
-        """Whether the weights may be too old."""
-        age_s = self.age_s
+    def is_degraded(self, age_s: float | None) -> bool:
+        """Whether weights of that age may be too old."""
         return age_s is None or age_s > self._max_age_s
 
     async def wait_for_version(self, version: int, timeout_s: float) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 import yaml
 
 from deployments.local import wait_until_ended
@@ -80,32 +79,31 @@ def test_a_host_beyond_loopback_is_refused_without_authentication(tmp_path: Path
     assert "loopback" in done.stderr
 
 
-@pytest.fixture
-def serve_run(tmp_path: Path) -> Callable[[dict[str, object]], subprocess.Popen[bytes]]:
-    def start(config: dict[str, object]) -> subprocess.Popen[bytes]:
-        path = tmp_path / "serve_config.yaml"
-        path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        command = [str(Path(sys.executable).parent / "serve"), "run", "--address", "local", str(path)]
-        with (tmp_path / "log").open("wb") as log:
-            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-
-    return start
+def allow_sigint() -> None:
+    """A shell lets its background jobs ignore SIGINT, and so would everything that a test starts there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_plain_serve_run_serves_the_same_config_through_ray_s_own_proxy(
-    serve_run: Callable[[dict[str, object]], subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_plain_serve_run_serves_the_same_config_through_ray_s_own_proxy(tmp_path: Path) -> None:
     roster = tmp_path / "roster.yaml"
     write_roster(roster, NAMES)
     port = free_port()
-    process = serve_run(serve_config(port, roster))
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(serve_config(port, roster)), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "serve"), "run", "--address", "local", str(path)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, preexec_fn=allow_sigint
+        )
     try:
         url = f"http://127.0.0.1:{port}"
         wait_for(lambda: httpx.get(f"{url}/readyz").status_code == httpx.codes.OK, 120)
         body = {"messages": ["tide"], "k": 2}
         assert len(httpx.post(f"{url}/v1/select", json=body, timeout=30).json()["selections"][0]["uids"]) == 2
         started = psutil.Process(process.pid).children(recursive=True)
-    finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
     assert wait_until_ended(started, 10) == []

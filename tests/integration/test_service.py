@@ -94,6 +94,18 @@ def test_a_reward_changes_the_scores_on_both_replicas_under_one_version(service:
     assert after[selection["uids"][0]] > before[selection["uids"][0]]
 
 
+def test_the_work_of_a_client_that_went_away_is_dropped(service: Service) -> None:
+    def replicas(figure: str) -> int:
+        return sum(replica[figure] for replica in service.state()["replicas"])
+
+    encoded = replicas("texts")
+    long = ["tide gate moon salt harbour why compute " * 60] * 200
+    with pytest.raises(httpx.ReadTimeout):
+        service.http.post("/v1/score", json={"messages": long}, timeout=2.0)
+    wait_for(lambda: replicas("queued_texts") == 0)
+    assert replicas("texts") - encoded < len(long)
+
+
 def test_a_decision_rewarded_through_the_other_replica_is_joined(service: Service) -> None:
     first, second = service.replica_urls()
     selection = httpx.post(f"{first}/v1/select", json={"messages": ["salt"], "k": 2}, timeout=30).json()["selections"][
@@ -169,6 +181,9 @@ def test_bad_input_is_refused_as_a_problem_and_changes_nothing(
         learner = service.state()["learner"]
         return learner["events_logged"], learner["counters"]
 
+    for url in service.replica_urls():
+        # Asking for any decision hands over those that an earlier test has made.
+        httpx.get(f"{url}/v1/decisions/none", timeout=30)
     before = books()
     response = service.http.post(f"/v1/{path}", content=body, headers={"Content-Type": "application/json"})
     problem = response.json()
