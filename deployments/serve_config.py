@@ -94,6 +94,9 @@ def _first_error(error: ValidationError, place: str) -> str:
     name = (place + ".".join(str(part) for part in first["loc"])).rstrip(".")
     if first["type"] == "extra_forbidden":
         return f"{name} is not a setting"
+    if first["loc"][-1:] == ("sha256",):
+        # Whoever put the key itself there must not find it in a log.
+        return f"{name}: {first['msg']}; `tidegate key` makes a key and its hash"
     return f"{name}: {first['msg']}, got {first['input']!r}"
 
 

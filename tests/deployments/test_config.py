@@ -38,7 +38,6 @@ def test_everything_has_a_default_and_the_contracts_are_among_them() -> None:
         ("selection", "epsilon", 1.01),
         ("selection", "epsilon", -0.01),
         ("selection", "epsilon_single", 2),
-        ("auth", "mode", "basic"),
         ("replica", "num_replicas", 0),
         ("replica", "num_cpus", -1),
         ("replica", "num_gpus", -0.5),
