@@ -11,8 +11,8 @@ import pytest
 
 from deployments.client import GateClient, ProblemError, Reward
 from deployments.client_auth import HotkeyAuth
-
 from tests.keyring import Keyring
+
 from .test_client import REPORT, ScriptedServer, answer, problem, proxy_error
 
 

@@ -16,8 +16,8 @@ from deployments.config import HotkeyAuthArgs
 from deployments.errors import CredentialsError
 from gating.metagraph import MetagraphView
 from learner.nonces import NonceStore
-
 from tests.keyring import SECOND, Keyring
+
 from .local_service import VIEW, LocalService
 from .test_auth import ROUTES
 from .test_http_io import check_problem
