@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -113,3 +114,18 @@ def test_bittensor_is_imported_for_a_wallet_only() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_wallet_on_disk_signs_with_its_hotkey(keyring: Keyring, tmp_path: Path) -> None:
+    from bittensor import http_auth
+    from bittensor.wallets import Wallet, new_hotkey
+
+    new_hotkey("cold", "hot", path=str(tmp_path), overwrite=False)
+    wallet = Wallet(name="cold", hotkey="hot", path=str(tmp_path))
+    server = ScriptedServer([answer({})])
+    server.client(wallet=wallet, receiver_hotkey=keyring.address("gate")).state()
+    [request] = server.requests
+    caller = http_auth.verify(
+        request.headers, b"", method="GET", path="/v1/state", self_hotkey_ss58=keyring.address("gate")
+    )
+    assert caller.hotkey_ss58 == wallet.hotkey.ss58_address
