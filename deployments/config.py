@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from learner.config import ChainConfig, LearnerConfig, StrictModel
 
@@ -140,6 +140,9 @@ class ReplicaArgs(StrictModel):
 
 class ServeArgs(StrictModel):
     """One application: an encoder, a learner, a network."""
+
+    # What stands where a key's hash belongs may be the key.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     encoder: EncoderArgs = EncoderArgs()
     """The encoder."""

@@ -189,11 +189,18 @@ def test_serving_with_keys_that_cannot_be_read_is_a_clear_error(tmp_path: Path) 
     assert "auth.keys_file /nowhere/keys.yaml cannot be read" in result.stderr
 
 
-def test_a_key_in_the_place_of_its_hash_is_not_shown(tmp_path: Path) -> None:
-    entry = {"id": "alice", "sha256": "tg_secret", "scopes": ["score"]}
-    result = run("serve", "--config", str(write_config(tmp_path, auth={"mode": "api_key", "keys": [entry]})))
+@pytest.mark.parametrize(
+    ("auth", "place"),
+    [
+        ({"keys": [{"id": "alice", "sha256": "tg_secret", "scopes": ["score"]}]}, "auth.api_key.keys.0.sha256"),
+        ({"keys": "tg_secret"}, "auth.api_key.keys"),
+        ({"keys_file": "tg_secret"}, "auth.api_key.keys_file"),
+    ],
+)
+def test_a_key_in_the_place_of_its_hash_is_not_shown(tmp_path: Path, auth: dict[str, object], place: str) -> None:
+    result = run("serve", "--config", str(write_config(tmp_path, auth={"mode": "api_key", **auth})))
     assert result.exit_code == 1
-    assert "auth.api_key.keys.0.sha256" in result.stderr
+    assert f"{place}: " in result.stderr
     assert "tg_secret" not in result.output
 
 

@@ -126,3 +126,9 @@ def test_each_mode_of_authentication_has_its_own_settings_and_they_are_documente
 def test_a_request_stays_valid_for_less_time_than_its_nonce_is_kept() -> None:
     longest = HotkeyAuthArgs(mode="hotkey", receiver_hotkey=HOTKEY, min_stake=0, max_age_s=300, allowed_skew_s=60)
     assert longest.max_age_s + longest.allowed_skew_s < RETENTION_S
+
+
+def test_what_stands_in_the_place_of_a_hash_is_in_no_error() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ServeArgs.model_validate({"auth": {"mode": "api_key", "keys": [{**KEY, "sha256": "tg_secret"}]}})
+    assert "tg_secret" not in str(caught.value)
