@@ -12,8 +12,10 @@ from starlette.exceptions import HTTPException
 
 from learner.errors import LearnerError
 
+from .auth import Author, Doorkeeper
+from .config import Scope
 from .errors import LearnerAway, LearnerAwayProblem, Problem
-from .http_io import documented, json_response, problem_response, read_body
+from .http_io import documented, json_response, parse_body, problem_response, read_body, request_target
 from .learner_client import LearnerClient
 from .reporting import Reporter
 from .schemas import (
@@ -36,6 +38,7 @@ class Gate:
     reporter: Reporter
     learner: LearnerClient
     state: StateView
+    doorkeeper: Doorkeeper
     max_body_bytes: int
 
 
@@ -56,23 +59,41 @@ def build_api(gate: Gate) -> FastAPI:
     return api
 
 
+async def _admit(request: Request, gate: Gate, scope: Scope) -> tuple[Author, bytes]:
+    """Who calls, and the body as received. Every route but the open ones begins with this.
+
+    Raises:
+        Problem: 413, 401 or 403; 503 where only the learner can say.
+    """
+    body = await read_body(request, gate.max_body_bytes)
+    author: Author = await _ask(
+        gate.doorkeeper.admit(
+            method=request.method, target=request_target(request), headers=request.headers, body=body, scope=scope
+        )
+    )
+    return author, body
+
+
 def _add_scoring(api: FastAPI, gate: Gate) -> None:
     @api.post("/v1/score", **documented(ScoreRequest, ScoreResponse))
     async def score(request: Request) -> Response:
-        return json_response(await gate.scorer.score(await read_body(request, ScoreRequest, gate.max_body_bytes)))
+        _, body = await _admit(request, gate, "score")
+        return json_response(await gate.scorer.score(parse_body(request, body, ScoreRequest)))
 
     @api.post("/v1/select", **documented(SelectRequest, SelectResponse))
     async def select(request: Request) -> Response:
-        body = await read_body(request, SelectRequest, gate.max_body_bytes)
-        if body.durable:
+        _, body = await _admit(request, gate, "score")
+        wanted = parse_body(request, body, SelectRequest)
+        if wanted.durable:
             raise _not_available("durable selections need an event log that outlives the learner")
-        return json_response(await gate.scorer.select(body))
+        return json_response(await gate.scorer.select(wanted))
 
 
 def _add_rewards(api: FastAPI, gate: Gate) -> None:
     @api.post("/v1/rewards", **documented(RewardsRequest, RewardsResponse))
     async def rewards(request: Request) -> Response:
-        return json_response(await gate.reporter.report(await read_body(request, RewardsRequest, gate.max_body_bytes)))
+        author, body = await _admit(request, gate, "reward")
+        return json_response(await gate.reporter.report(parse_body(request, body, RewardsRequest), author=author.id))
 
 
 def _add_reading(api: FastAPI, gate: Gate) -> None:
@@ -89,17 +110,20 @@ def _add_reading(api: FastAPI, gate: Gate) -> None:
         return json_response({"status": "ready", **gate.scorer.provenance(gate.scorer.current_weights())})
 
     @api.get("/v1/state")
-    async def state() -> Response:
+    async def state(request: Request) -> Response:
+        await _admit(request, gate, "score")
         return json_response(await gate.state.read())
 
     @api.get("/v1/uids")
-    async def uids() -> Response:
+    async def uids(request: Request) -> Response:
+        await _admit(request, gate, "score")
         return json_response({"uids": await _ask(gate.learner.uid_table())})
 
 
 def _add_decisions(api: FastAPI, gate: Gate) -> None:
     @api.get("/v1/decisions/{decision_id}")
-    async def decision(decision_id: str) -> Response:
+    async def decision(request: Request, decision_id: str) -> Response:
+        await _admit(request, gate, "score")
         explained = await _ask(gate.reporter.explain(decision_id))
         if explained is None:
             raise _no_decision(decision_id)
@@ -110,11 +134,13 @@ def _add_decisions(api: FastAPI, gate: Gate) -> None:
                 # It is personal data and tells a reader nothing: only whether it is still there.
                 "embedding": "erased" if embedding is None else f"float16[{len(embedding)}]",
                 "rewards": explained.rewards,
+                "authors": explained.authors,
             }
         )
 
     @api.delete("/v1/decisions/{decision_id}")
-    async def erase(decision_id: str) -> Response:
+    async def erase(request: Request, decision_id: str) -> Response:
+        await _admit(request, gate, "admin")
         if not await _ask(gate.reporter.erase_embedding(decision_id)):
             raise _no_decision(decision_id)
         return json_response({"id": decision_id, "embedding": "erased"})
@@ -122,11 +148,13 @@ def _add_decisions(api: FastAPI, gate: Gate) -> None:
 
 def _add_admin(api: FastAPI, gate: Gate) -> None:
     @api.post("/v1/admin/resync")
-    async def resync() -> Response:
+    async def resync(request: Request) -> Response:
+        await _admit(request, gate, "admin")
         return json_response(asdict(await _ask(gate.learner.resync())))
 
     @api.post("/v1/admin/{action}")
-    async def later(action: str) -> Response:
+    async def later(request: Request, action: str) -> Response:
+        await _admit(request, gate, "admin")
         if action in ("checkpoint", "freeze", "rollback"):
             raise _not_available(f"{action} needs an event log that outlives the learner")
         raise Problem(404, "not_found", f"there is no operator action {action!r}")

@@ -15,12 +15,13 @@ from ray import serve
 from ray.serve import Application
 
 from gating import build_encoder
+from gating.metagraph import MetagraphView
 from learner.actor import LearnerArgs
 from learner.chain import build_source
 from learner.events import ReplicaStatus
 
 from .api import Gate, build_api
-from .auth import check_exposure
+from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
 from .batcher import Batcher
 from .config import ServeArgs
 from .decisions import DecisionBuffer
@@ -73,6 +74,9 @@ class GateReplica:
             heartbeat_s=args.learner.heartbeat_s,
             max_age_s=args.serving.max_age_s,
         )
+        self._doorkeeper = Doorkeeper(
+            build_authenticator(args.auth, learner=self._learner, current_view=self._current_view)
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -104,8 +108,9 @@ class GateReplica:
             subscriber=self._subscriber,
             wait_timeout_s=self._args.serving.wait_timeout_s,
         )
-        state = StateView(self._learner, self._subscriber, self.status)
-        return build_api(Gate(scorer, reporter, self._learner, state, self._args.serving.max_body_bytes))
+        state = StateView(self._learner, self._subscriber, self.status, self._doorkeeper.failures)
+        limit = self._args.serving.max_body_bytes
+        return build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
 
     def status(self) -> ReplicaStatus:
         """What this replica tells about itself."""
@@ -122,6 +127,10 @@ class GateReplica:
             texts=self._batcher.texts_done,
             buffered_decisions=len(self._decisions),
         )
+
+    def _current_view(self) -> MetagraphView | None:
+        current = self._subscriber.current
+        return current.snapshot.view if current else None
 
     def check_health(self) -> None:
         """Serve's health check. Raises only for what a restart cures: a dead engine, a task that ended."""
@@ -159,8 +168,9 @@ def build_app(args: ServeArgs) -> Application:
     """The application that serve_config.yaml names.
 
     Raises:
-        RosterError: the roster cannot be read; better here than in every replica.
+        RosterError, CredentialsError: the roster or the keys cannot be read; better here than in every replica.
     """
+    check_credentials(args.auth)
     build_source(args.chain).fetch_view()
     deployment = serve.deployment(
         name=DEPLOYMENT,

@@ -1,8 +1,10 @@
-"""The command line: `tidegate serve | demo | status | down`."""
+"""The command line: `tidegate serve | demo | status | key | down`."""
 
 from __future__ import annotations
 
+import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +24,11 @@ errors = Console(stderr=True)
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 Url = Annotated[str, typer.Option(help="Where the service listens.")]
+KEY_VARIABLE = "TIDEGATE_API_KEY"
+KeyEnv = Annotated[
+    str | None,
+    typer.Option("--api-key-env", metavar="NAME", help=f"The variable with the API key.  [default: {KEY_VARIABLE}]"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -37,7 +44,7 @@ def serve(
     local.set_ray_environment()
     from learner.errors import LearnerError
 
-    from .auth import ExposureError
+    from .errors import AuthSetupError
     from .runner import running_service
     from .serve_config import ServeConfigError
 
@@ -47,7 +54,7 @@ def serve(
             threading.Event().wait()
     except KeyboardInterrupt:
         console.print("stopped")
-    except (ServeConfigError, ExposureError, LearnerError, local.ServiceError) as error:
+    except (ServeConfigError, AuthSetupError, LearnerError, local.ServiceError) as error:
         errors.print(f"[red]tidegate serve:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
@@ -62,27 +69,54 @@ def demo(
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many prompts.")] = None,
     seed: Annotated[int, typer.Option(help="Order of the prompts.")] = 0,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Prompts per request.")] = 8,
+    api_key_env: KeyEnv = None,
     json_output: Json = False,
 ) -> None:
     """Stream real prompts with real rewards through the service and watch it learn."""
+    from .client import GateClient
     from .demo import demo as run
 
-    raise typer.Exit(run(url=url, data=data, k=k, limit=limit, seed=seed, batch=batch, json_output=json_output))
+    connect = partial(GateClient, api_key=_api_key("demo", api_key_env))
+    code = run(url, data, k, limit, seed, batch, json_output, connect=connect)
+    raise typer.Exit(code)
 
 
 @app.command()
-def status(url: Url = DEFAULT_URL, json_output: Json = False) -> None:
+def status(url: Url = DEFAULT_URL, api_key_env: KeyEnv = None, json_output: Json = False) -> None:
     """Show what the service says of itself."""
     from .client import GateClient
     from .status import show_status
 
     try:
-        client = GateClient(url)
+        client = GateClient(url, api_key=_api_key("status", api_key_env))
     except ValueError as error:
         errors.print(f"[red]tidegate status:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
     with client:
         raise typer.Exit(show_status(client, console, json_output))
+
+
+@app.command()
+def key(
+    caller: Annotated[str, typer.Argument(metavar="ID", help="The caller's name.")],
+    scope: Annotated[list[str], typer.Option(help="What it allows: score, reward or admin; may be repeated.")],
+) -> None:
+    """Make an API key: printed once, with the entry for `auth.keys` that holds only its hash."""
+    from .api_keys import describe_key, new_key
+    from .errors import AuthSetupError
+
+    secret = new_key()
+    try:
+        entry = describe_key(caller, secret, scope)
+    except AuthSetupError as error:
+        errors.print(f"[red]tidegate key:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    errors.print("The key, for the caller (it is shown only now):", highlight=False)
+    console.print(secret, highlight=False, markup=False, soft_wrap=True)
+    errors.print(
+        "Its entry, for auth.keys, the file of auth.keys_file or the variable of auth.keys_env:", highlight=False
+    )
+    console.print(f"- {entry}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -111,6 +145,15 @@ def down(
 def main() -> None:
     """The console script."""
     app()
+
+
+def _api_key(command: str, variable: str | None) -> str | None:
+    """The API key from the environment; the variable must be there only if it was named."""
+    found = os.environ.get(variable or KEY_VARIABLE)
+    if variable is not None and not found:
+        errors.print(f"[red]tidegate {command}:[/red] the variable {escape(variable)} is not set", highlight=False)
+        raise typer.Exit(2)
+    return found or None
 
 
 def _say(what: str) -> None:

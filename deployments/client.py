@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import httpx
 
+from .client_auth import build_auth
 from .client_types import (
     GateError,
     GateUnavailableError,
@@ -78,6 +79,10 @@ class GateClient:
 
     Args:
         url: where the service listens.
+        api_key: sent with every call, where the service asks for keys.
+        wallet: signs every call with its hotkey, where the service asks for that: a bittensor `Wallet`, its name
+            (`"cold/hot"`), or a keypair.
+        receiver_hotkey: with a wallet: the service's own hotkey, for which calls are signed.
         timeout_s: the most that one call takes, retries included.
         retries: how many times a call is tried again.
         transport: answers instead of the network, in tests.
@@ -85,13 +90,16 @@ class GateClient:
         clock: seconds that only go forward.
 
     Raises:
-        ValueError: `url` is not an http or https address.
+        ValueError: `url` is not an http or https address, or the credentials do not go together.
     """
 
     def __init__(
         self,
         url: str = "http://127.0.0.1:8000",
         *,
+        api_key: str | None = None,
+        wallet: Any = None,
+        receiver_hotkey: str | None = None,
         timeout_s: float = 30.0,
         retries: int = 5,
         transport: httpx.BaseTransport | None = None,
@@ -107,7 +115,8 @@ class GateClient:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         self.retries = retries
-        self._http = httpx.Client(base_url=self.url, transport=transport)
+        auth = build_auth(api_key, wallet, receiver_hotkey)
+        self._http = httpx.Client(base_url=self.url, transport=transport, auth=auth)
         self._sleep = sleep
         self._clock = clock
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from learner.config import ChainConfig, LearnerConfig, StrictModel
 
@@ -54,11 +54,75 @@ class SelectionArgs(StrictModel):
     """The same at k = 1, where exploring is paid for with the only answer."""
 
 
-class AuthArgs(StrictModel):
-    """Who may call."""
+Hotkey = Annotated[str, Field(pattern=r"^[1-9A-HJ-NP-Za-km-z]{46,50}$")]
+"""An SS58 address."""
+Scope = Literal["score", "reward", "admin"]
+"""What a caller may do: ask and read; report rewards; operate the service and erase."""
+
+
+class ApiKeyEntry(StrictModel):
+    """One caller's key, as its hash. `tidegate key` makes both."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")
+    """The caller's name: the author of its rewards, and what the log calls it."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the key in hex. The key itself is nowhere in the service's settings."""
+    scopes: frozenset[Scope] = Field(min_length=1)
+    """What the key allows: `score`, `reward`, `admin`; none of them includes another."""
+
+
+class NoAuthArgs(StrictModel):
+    """Anyone may call, and everything that was reported is by `anonymous`."""
 
     mode: Literal["none"] = "none"
     """`none`: anyone, and the service listens on loopback only."""
+
+
+class ApiKeyAuthArgs(StrictModel):
+    """Callers hold keys, sent as `Authorization: Bearer KEY`. Those of all three places count, as read at start."""
+
+    mode: Literal["api_key"]
+    """`api_key`: bearer keys."""
+    keys: tuple[ApiKeyEntry, ...] = ()
+    """The keys' hashes, where they may stand in this file."""
+    keys_file: str | None = Field(None, pattern=r"^[/~]")
+    """Absolute path of a YAML or JSON list of {id, sha256, scopes}, on every node that has replicas."""
+    keys_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Name of an environment variable of the replicas that holds such a list."""
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> ApiKeyAuthArgs:
+        if not self.keys and self.keys_file is None and self.keys_env is None:
+            raise ValueError("mode api_key needs keys, keys_file or keys_env")
+        return self
+
+
+class HotkeyAuthArgs(StrictModel):
+    """Callers sign each request with their hotkey (btauth/1). All of them may score and reward."""
+
+    mode: Literal["hotkey"]
+    """`hotkey`: signed requests."""
+    receiver_hotkey: Hotkey
+    """This service's own hotkey: what is signed for another receiver is refused. No private key is needed here."""
+    allowed_hotkeys: tuple[Hotkey, ...] = ()
+    """Hotkeys that may score and reward."""
+    min_stake: float | None = Field(None, ge=0)
+    """Lets in hotkeys with a validator permit and at least so much stake (TAO) on the metagraph; null: nobody."""
+    admin_hotkeys: tuple[Hotkey, ...] = ()
+    """Hotkeys that may do everything."""
+    max_age_s: float = Field(10.0, gt=0, le=300)
+    """Requests that were signed longer ago are refused."""
+    allowed_skew_s: float = Field(2.0, ge=0, le=60)
+    """How far a caller's clock may be ahead. For so long after a start of the learner it takes no rewards yet."""
+
+    @model_validator(mode="after")
+    def _lets_someone_in(self) -> HotkeyAuthArgs:
+        if not self.allowed_hotkeys and not self.admin_hotkeys and self.min_stake is None:
+            raise ValueError("mode hotkey needs allowed_hotkeys, admin_hotkeys or min_stake; else nobody may call")
+        return self
+
+
+AuthArgs = Annotated[NoAuthArgs | ApiKeyAuthArgs | HotkeyAuthArgs, Field(discriminator="mode")]
 
 
 class ReplicaArgs(StrictModel):
@@ -77,6 +141,9 @@ class ReplicaArgs(StrictModel):
 class ServeArgs(StrictModel):
     """One application: an encoder, a learner, a network."""
 
+    # What stands where a key's hash belongs may be the key.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     encoder: EncoderArgs = EncoderArgs()
     """The encoder."""
     chain: ChainConfig = ChainConfig()
@@ -87,7 +154,7 @@ class ServeArgs(StrictModel):
     """How uids are chosen."""
     serving: ServingArgs = ServingArgs()
     """Limits and patience."""
-    auth: AuthArgs = AuthArgs()
+    auth: AuthArgs = NoAuthArgs()
     """Who may call."""
     replica: ReplicaArgs = ReplicaArgs()
     """Resources."""

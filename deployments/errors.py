@@ -1,13 +1,18 @@
-"""What a request can be refused with.
+"""What a request can be refused with, and what keeps the service from starting.
 
     Problem                    an RFC 9457 problem: status, code, title, detail
     └── LearnerAwayProblem     503 `learner_away`: nothing was acknowledged
+    AuthSetupError             who may call is not settled, so the service does not start
+    ├── ExposureError          it would listen where anyone could call it
+    └── CredentialsError       its keys or hotkeys are missing or malformed
 
 `LearnerAway` is not a problem but a fact, raised by a `LearnerClient`; what it means for a request is decided
 where the request is answered.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class LearnerAway(Exception):
@@ -22,14 +27,24 @@ class Problem(Exception):
         code: a stable name for programs.
         detail: expected, got, remedy, for people.
         retry_after_s: when trying again makes sense, None if it does not.
+        headers: further headers of the answer.
     """
 
-    def __init__(self, status: int, code: str, detail: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
 
 
 class LearnerAwayProblem(Problem):
@@ -42,3 +57,15 @@ class LearnerAwayProblem(Problem):
             "the learner is away and nothing was acknowledged; send the request again",
             retry_after_s=1,
         )
+
+
+class AuthSetupError(Exception):
+    """Base of what is wrong with the settings of `auth`."""
+
+
+class ExposureError(AuthSetupError):
+    """The service would listen where anyone could call it."""
+
+
+class CredentialsError(AuthSetupError):
+    """The callers' keys or hotkeys are missing or malformed; the message shows nothing of a key."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import orjson
 from fastapi import Request, Response
@@ -20,18 +21,17 @@ from .schemas import ProblemDocument
 Body = TypeVar("Body", bound=BaseModel)
 
 
-async def read_body(request: Request, schema: type[Body], max_bytes: int) -> Body:
+def parse_body(request: Request, body: bytes, schema: type[Body]) -> Body:
     """The request's body, checked.
 
     Raises:
-        Problem: 415, 413, 400 or 422.
+        Problem: 415, 400 or 422.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise Problem(
             415, "unsupported_media_type", f"send Content-Type: application/json, got {content_type or 'none'}"
         )
-    body = await _read_limited(request, max_bytes)
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
@@ -42,7 +42,19 @@ async def read_body(request: Request, schema: type[Body], max_bytes: int) -> Bod
         raise Problem(422, "invalid_request", f"{place}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-async def _read_limited(request: Request, max_bytes: int) -> bytes:
+def request_target(request: Request) -> str:
+    """Path and query as the caller sent them, route prefix and percent signs included."""
+    path: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    query: bytes = request.scope["query_string"]
+    return (path + b"?" + query if query else path).decode("latin-1")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The request's body as received.
+
+    Raises:
+        Problem: 413, or 400 if the caller went away.
+    """
     announced = request.headers.get("content-length", "0")
     body = bytearray()
     if announced.isdecimal() and int(announced) <= max_bytes:
@@ -73,7 +85,9 @@ def problem_response(problem: Problem) -> Response:
         detail=problem.detail,
         code=problem.code,
     )
-    headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+    headers = dict(problem.headers)
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(problem.retry_after_s)
     return Response(
         orjson.dumps(document.model_dump()),
         status_code=problem.status,
@@ -86,6 +100,8 @@ def documented(request: type[BaseModel], response: type[BaseModel]) -> dict[str,
     """What the OpenAPI page says of a route whose body is read and written by hand, for speed."""
     problems = {
         400: "malformed JSON",
+        401: "no valid credentials",
+        403: "credentials that do not allow this call",
         413: "body too large",
         415: "not application/json",
         422: "invalid request",

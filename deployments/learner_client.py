@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from learner.core import ExplainedDecision, ResyncSummary
 from learner.events import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.nonces import NonceVerdict
 from learner.state import HeadSnapshot
 
 
@@ -23,6 +24,10 @@ class LearnerClient(Protocol):
 
     async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
         """Report rewards; LearnerError says what is wrong with them."""
+        ...
+
+    async def check_nonce(self, hotkey: str, nonce_ns: int, skew_s: float) -> NonceVerdict:
+        """Whether a signed request is new, over all replicas; it is not the next time."""
         ...
 
     async def resync(self) -> ResyncSummary:

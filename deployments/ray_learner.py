@@ -12,6 +12,7 @@ from learner.actor import LearnerArgs, get_or_create_learner
 from learner.core import ExplainedDecision, ResyncSummary
 from learner.errors import LearnerError
 from learner.events import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.nonces import NonceVerdict
 from learner.state import HeadSnapshot
 
 from .errors import LearnerAway
@@ -60,6 +61,11 @@ class RayLearner:
         patience_s = timeout_s + self._args.config.decision_wait_s + _CALL_TIMEOUT_S
         reply: RewardReply = await self._call("reports", "add_rewards", items, wait, timeout_s, patience_s=patience_s)
         return reply
+
+    async def check_nonce(self, hotkey: str, nonce_ns: int, skew_s: float) -> NonceVerdict:
+        """See `LearnerClient`."""
+        verdict: NonceVerdict = await self._call("reports", "check_nonce", hotkey, nonce_ns, skew_s)
+        return verdict
 
     async def resync(self) -> ResyncSummary:
         """See `LearnerClient`."""

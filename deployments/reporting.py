@@ -49,13 +49,13 @@ class Reporter:
         self._subscriber = subscriber
         self._wait_timeout_s = wait_timeout_s
 
-    async def report(self, request: RewardsRequest) -> dict[str, Any]:
-        """Have rewards logged, and wait for their effect if asked to.
+    async def report(self, request: RewardsRequest, *, author: str) -> dict[str, Any]:
+        """Have rewards logged as `author`'s, and wait for their effect if asked to.
 
         Raises:
             Problem: nothing was acknowledged; see the HTTP contract.
         """
-        items = await self._items(request.rewards)
+        items = await self._items(request.rewards, author)
         deadline_s = asyncio.get_running_loop().time() + self._wait_timeout_s
         try:
             await self._decisions.flush()
@@ -96,7 +96,7 @@ class Reporter:
         await self._decisions.flush()
         return await self._client.erase_embedding(decision_id)
 
-    async def _items(self, rewards: Sequence[RewardIn]) -> list[RewardItem]:
+    async def _items(self, rewards: Sequence[RewardIn], author: str) -> list[RewardItem]:
         embeddings = await self._embed([reward.message for reward in rewards if reward.message is not None])
         items = []
         for reward in rewards:
@@ -108,6 +108,7 @@ class Reporter:
                     decision_id=reward.decision_id,
                     reward_id=reward.reward_id,
                     embedding=embedding,
+                    author=author,
                 )
             )
         return items

@@ -20,7 +20,7 @@ from ray.serve.schema import ServeDeploySchema
 from learner.actor import NAMESPACE, learner_name
 from learner.chain import build_source
 
-from .auth import check_exposure
+from .auth import check_credentials, check_exposure
 from .local import (
     RunFile,
     ServiceError,
@@ -53,7 +53,7 @@ def running_service(config_path: Path, *, address: str | None, say: Callable[[st
         say: told what is being done.
 
     Raises:
-        ServeConfigError, ExposureError, LearnerError, ServiceError: it cannot be served; nothing is left behind.
+        ServeConfigError, AuthSetupError, LearnerError, ServiceError: it cannot be served; nothing is left behind.
     """
     config = read_serve_config(config_path)
     host, port = config.http_options.host, config.http_options.port
@@ -96,6 +96,7 @@ def _check_applications(config: ServeDeploySchema) -> float:
             continue
         args = parse_args(app.args if isinstance(app.args, dict) else app.args.model_dump())
         check_exposure(args.auth, config.http_options.host)
+        check_credentials(args.auth)
         build_source(args.chain).fetch_view()
         cpus += args.replica.num_replicas * args.replica.num_cpus + args.replica.learner_num_cpus
     return cpus

@@ -94,6 +94,9 @@ def _first_error(error: ValidationError, place: str) -> str:
     name = (place + ".".join(str(part) for part in first["loc"])).rstrip(".")
     if first["type"] == "extra_forbidden":
         return f"{name} is not a setting"
+    if first["loc"][:1] == ("auth",):
+        # Whoever put a key where its hash or a path belongs must not find it in a log.
+        return f"{name}: {first['msg'].removeprefix('Value error, ')}"
     return f"{name}: {first['msg']}, got {first['input']!r}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -21,15 +21,23 @@ class StateView:
         client: the learner.
         subscriber: this replica's weights.
         status: this replica's account of itself.
+        auth_failures: calls that this replica has refused, by code.
     """
 
-    def __init__(self, client: LearnerClient, subscriber: Subscriber, status: Callable[[], ReplicaStatus]) -> None:
+    def __init__(
+        self,
+        client: LearnerClient,
+        subscriber: Subscriber,
+        status: Callable[[], ReplicaStatus],
+        auth_failures: Mapping[str, int],
+    ) -> None:
         self._client = client
         self._subscriber = subscriber
         self._status = status
+        self._auth_failures = auth_failures
 
     async def read(self) -> dict[str, Any]:
-        """Learner, metagraph, replicas; `answered_by` is the replica that tells."""
+        """Learner, metagraph, replicas; `answered_by` is the replica that tells, and whose failures are told."""
         own = asdict(self._status())
         try:
             state = await self._client.describe()
@@ -45,6 +53,7 @@ class StateView:
             },
             "degraded": self._subscriber.is_degraded(age_s),
             "answered_by": own["id"],
+            "auth_failures": dict(self._auth_failures),
             "time": time.time(),
         }
 

@@ -24,6 +24,7 @@ from .errors import ConfigMismatchError, DecisionPendingError, EncoderMismatchEr
 from .event_log import MemoryEventLog
 from .events import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, RewardReport, Wait
 from .loop import LearningLoop
+from .nonces import NonceStore, NonceVerdict
 from .rules import build_rule
 from .signals import Signal
 from .state import HeadSnapshot
@@ -71,6 +72,7 @@ class LearnerActor:
             log=MemoryEventLog(started_at_ms=time.time_ns() // 1_000_000),
             clock=time.monotonic,
         )
+        self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
         self._replicas: dict[str, tuple[float, ReplicaStatus]] = {}
         self._last_poll_s = time.monotonic()
         self._published: _Published | None = None
@@ -133,6 +135,10 @@ class LearnerActor:
         reached = await self._changed.wait_until(lambda: self._has_reached(report.seq, wait), timeout_s)
         order = self._published.snapshot.order if self._published else (self._learner.log.epoch, 0)
         return RewardReply(report=report, epoch=order[0], published_version=order[1], reached=reached)
+
+    async def check_nonce(self, hotkey: str, nonce_ns: int, skew_s: float) -> NonceVerdict:
+        """See `NonceStore.take`. Every replica asks here, so a request counts once for all of them."""
+        return self._nonces.take(hotkey, nonce_ns, skew_s)
 
     async def resync(self) -> ResyncSummary:
         """Read the source again and follow it.

@@ -58,10 +58,11 @@ class ResyncSummary:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedDecision:
-    """A decision and the rewards reported for it so far, by uid."""
+    """A decision, and the rewards reported for it so far and their authors, by uid."""
 
     decision: Decision
     rewards: dict[int, float]
+    authors: dict[int, str]
 
 
 class Learner:
@@ -231,7 +232,9 @@ class Learner:
         """A decision and its rewards so far, or None if it is not known."""
         with self._ingest_lock:
             decision = self.log.decision(decision_id)
-            return ExplainedDecision(decision, self._join.rewards_of(decision_id)) if decision else None
+            if decision is None:
+                return None
+            return ExplainedDecision(decision, self._join.rewards_of(decision_id), self._join.authors_of(decision_id))
 
     def erase_embedding(self, decision_id: str) -> bool:
         """Forget a decision's embedding; rewards that come later are rejected. Whether it was known."""

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from gating.metagraph import MetagraphView
 
+ANONYMOUS = "anonymous"
+"""The author of what was reported without authentication."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -63,6 +66,7 @@ class RewardItem:
         decision_id: the decision that chose the uids.
         reward_id: with a message: makes the report idempotent.
         embedding: with a message: its embedding, float16 [D].
+        author: who reported it: a key's id or a hotkey.
     """
 
     uids: tuple[int, ...]
@@ -70,6 +74,7 @@ class RewardItem:
     decision_id: str | None = None
     reward_id: str | None = None
     embedding: NDArray[np.float16] | None = None
+    author: str = ANONYMOUS
 
     def __post_init__(self) -> None:
         if len(self.uids) != len(self.rewards):
@@ -98,6 +103,7 @@ class RewardEvent:
     embedding: NDArray[np.float16]
     decision_id: str | None = None
     reward_id: str | None = None
+    author: str = ANONYMOUS
     seq: int = 0
 
 

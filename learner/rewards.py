@@ -23,7 +23,7 @@ RETENTION_WINDOWS = 6
 
 @dataclass(slots=True)
 class Reported:
-    """What is known of one decision's (or one reward id's) rewards so far: uid -> reward.
+    """What is known of one decision's (or one reward id's) rewards so far: uid -> reward, uid -> author.
 
     `version` is that of the weights that decided, 0 where they were of another epoch.
     """
@@ -33,6 +33,7 @@ class Reported:
     uids: tuple[int, ...] = ()
     hotkeys: tuple[str, ...] = ()
     rewards: dict[int, float] = field(default_factory=dict)
+    authors: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -112,6 +113,11 @@ class RewardJoin:
         known = self._decisions.get(decision_id)
         return dict(known.rewards) if known else {}
 
+    def authors_of(self, decision_id: str) -> dict[int, str]:
+        """Who reported the rewards of a decision so far, by uid."""
+        known = self._decisions.get(decision_id)
+        return dict(known.authors) if known else {}
+
     def join(
         self, items: Sequence[RewardItem], view: MetagraphView, now_s: float, is_pending: Callable[[str], bool]
     ) -> JoinResult:
@@ -184,6 +190,7 @@ class RewardJoin:
         if item.decision_id is not None and not reported.rewards:
             self.joined_decisions += 1
         reported.rewards.update(fresh)
+        reported.authors.update((uid, item.author) for uid, _ in fresh)
         result.accepted += 0 if late else len(fresh)
         result.events.append(
             RewardEvent(
@@ -193,6 +200,7 @@ class RewardJoin:
                 embedding=embedding,
                 decision_id=item.decision_id,
                 reward_id=item.reward_id,
+                author=item.author,
             )
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from learner.config import AdagradConfig, LearnerConfig, SoftmaxMseConfig
 from learner.core import ExplainedDecision, Learner, ResyncSummary
 from learner.event_log import MemoryEventLog
 from learner.events import DecisionBatch, ReplicaStatus, RewardItem
+from learner.nonces import NonceStore, NonceVerdict
 from learner.rules import build_rule
 from learner.signals import Signal
 from learner.state import HeadSnapshot
@@ -25,6 +27,7 @@ class LocalLearner:
         away: every call raises LearnerAway before anything is done.
         loses_answers: every call does its work and then raises LearnerAway.
         now_s: the learner's clock.
+        nonces: those of signed requests; as if it had started long ago.
         network: what the next resync finds.
         published: what polls are answered with.
         batches: decisions as they were handed over, repetitions included.
@@ -49,6 +52,7 @@ class LocalLearner:
             log=MemoryEventLog(started_at_ms=epoch),
             clock=lambda: self.now_s,
         )
+        self.nonces = NonceStore(clock_ns=time.time_ns, started_ns=0)
         self.network = view
         self.away = False
         self.loses_answers = False
@@ -97,6 +101,12 @@ class LocalLearner:
         self._check_answer_arrives()
         epoch, version = self.published.order if self.published else (0, 0)
         return RewardReply(report, epoch, version, reached=wait == "logged" or self.learns_at_once)
+
+    async def check_nonce(self, hotkey: str, nonce_ns: int, skew_s: float) -> NonceVerdict:
+        self._check_here()
+        verdict = self.nonces.take(hotkey, nonce_ns, skew_s)
+        self._check_answer_arrives()
+        return verdict
 
     async def resync(self) -> ResyncSummary:
         self._check_here()

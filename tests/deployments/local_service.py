@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deployments.api import Gate, build_api
+from deployments.auth import Doorkeeper, build_authenticator
 from deployments.batcher import Batcher
-from deployments.config import SelectionArgs, ServingArgs
+from deployments.config import AuthArgs, NoAuthArgs, SelectionArgs, ServingArgs
 from deployments.decisions import DecisionBuffer
 from deployments.reporting import Reporter
 from deployments.scorer import Scorer
@@ -108,11 +109,15 @@ class LocalService:
         batch_tokens: int = 40,
         heartbeat_s: float = 0.002,
         max_age_s: float = 10.0,
+        auth: AuthArgs | None = None,
+        learner: LocalLearner | None = None,
+        name: str = "replica-a",
     ) -> None:
         serving = serving or ServingArgs()
+        self.name = name
         self.now_s = 1000.0
         self.engine = Engine()
-        self.learner = LocalLearner(view, dim=DIM, fingerprint=FINGERPRINT, rule=rule or SoftmaxMseConfig())
+        self.learner = learner or LocalLearner(view, dim=DIM, fingerprint=FINGERPRINT, rule=rule or SoftmaxMseConfig())
         self.batcher = Batcher(
             self.engine, batch_tokens=batch_tokens, max_queue_tokens=serving.max_queue_tokens, threads=1
         )
@@ -142,8 +147,11 @@ class LocalService:
             subscriber=self.subscriber,
             wait_timeout_s=serving.wait_timeout_s,
         )
-        state = StateView(self.learner, self.subscriber, self.status)
-        self.gate = Gate(scorer, reporter, self.learner, state, serving.max_body_bytes)
+        self.doorkeeper = Doorkeeper(
+            build_authenticator(auth or NoAuthArgs(), learner=self.learner, current_view=self.current_view)
+        )
+        state = StateView(self.learner, self.subscriber, self.status, self.doorkeeper.failures)
+        self.gate = Gate(scorer, reporter, self.learner, state, self.doorkeeper, serving.max_body_bytes)
         self.api = build_api(self.gate)
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.api, raise_app_exceptions=False), base_url="http://gate"
@@ -154,10 +162,13 @@ class LocalService:
         await self.http.aclose()
         await asyncio.to_thread(self.batcher.close)
 
+    def current_view(self) -> MetagraphView | None:
+        return self.subscriber.current.snapshot.view if self.subscriber.current else None
+
     def status(self) -> ReplicaStatus:
         current = self.subscriber.current
         return ReplicaStatus(
-            id="replica-a",
+            id=self.name,
             pid=1,
             incarnation=self.decisions.incarnation,
             issued=self.decisions.issued,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -50,10 +53,11 @@ def taken_port() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ((), ("serve", "demo", "status", "down")),
+        ((), ("serve", "demo", "status", "key", "down")),
         (("serve",), ("--config", "--address")),
-        (("demo",), ("--url", "--data", "--k", "--limit", "--seed", "--batch", "--json")),
-        (("status",), ("--url", "--json")),
+        (("demo",), ("--url", "--data", "--k", "--limit", "--seed", "--batch", "--api-key-env", "--json")),
+        (("status",), ("--url", "--api-key-env", "--json")),
+        (("key",), ("--scope",)),
         (("down",), ("--port", "--address")),
     ],
 )
@@ -158,3 +162,77 @@ def test_an_address_that_is_none_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [("--k", "0"), ("--batch", "257"), ("--limit", "0"), ("--data", "nowhere.json")])
 def test_demo_with_bad_input_is_exit_code_2(wrong: tuple[str, str]) -> None:
     assert run("demo", *wrong).exit_code == 2
+
+
+def test_a_new_key_fits_its_entry_and_is_printed_on_its_own() -> None:
+    results = [run("key", "alice", "--scope", "score", "--scope", "reward") for _ in range(2)]
+    keys = []
+    for result in results:
+        key, entry = result.stdout.splitlines()
+        [parsed] = yaml.safe_load(entry)
+        assert (parsed["id"], parsed["scopes"]) == ("alice", ["reward", "score"])
+        assert parsed["sha256"] == hashlib.sha256(key.encode()).hexdigest()
+        assert key not in entry + result.stderr
+        keys.append(key)
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("arguments", [("a b", "--scope", "score"), ("alice", "--scope", "all"), ("alice",), ()])
+def test_a_key_for_nobody_or_nothing_is_bad_input(arguments: tuple[str, ...]) -> None:
+    assert run("key", *arguments).exit_code == 2
+
+
+def test_serving_with_keys_that_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
+    auth = {"mode": "api_key", "keys_file": "/nowhere/keys.yaml"}
+    result = run("serve", "--config", str(write_config(tmp_path, host="0.0.0.0", auth=auth)))
+    assert result.exit_code == 1
+    assert "auth.keys_file /nowhere/keys.yaml cannot be read" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("auth", "place"),
+    [
+        ({"keys": [{"id": "alice", "sha256": "tg_secret", "scopes": ["score"]}]}, "auth.api_key.keys.0.sha256"),
+        ({"keys": "tg_secret"}, "auth.api_key.keys"),
+        ({"keys_file": "tg_secret"}, "auth.api_key.keys_file"),
+    ],
+)
+def test_a_key_in_the_place_of_its_hash_is_not_shown(tmp_path: Path, auth: dict[str, object], place: str) -> None:
+    result = run("serve", "--config", str(write_config(tmp_path, auth={"mode": "api_key", **auth})))
+    assert result.exit_code == 1
+    assert f"{place}: " in result.stderr
+    assert "tg_secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"), [((), "Bearer tg_default"), (("--api-key-env", "MY_KEY"), "Bearer tg_named")]
+)
+def test_status_and_demo_send_the_key_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: tuple[str, ...], sent: str
+) -> None:
+    received: list[str | None] = []
+
+    def gate(request: httpx.Request) -> httpx.Response:
+        received.append(request.headers.get("authorization"))
+        document = {"title": "Unauthorized", "code": "unauthorized", "detail": "the call has no valid credentials"}
+        content_type = {"content-type": "application/problem+json"}
+        return httpx.Response(401, content=json.dumps(document), headers=content_type)
+
+    monkeypatch.setattr("deployments.client.GateClient", partial(GateClient, transport=httpx.MockTransport(gate)))
+    monkeypatch.setenv("TIDEGATE_API_KEY", "tg_default")
+    monkeypatch.setenv("MY_KEY", "tg_named")
+    data = tmp_path / "table.json"
+    data.write_text('[{"question": "why?", "scores": {"small": 0.5}}]')
+    for command in (("status",), ("demo", "--data", str(data))):
+        result = run(*command, *options)
+        assert result.exit_code == 1
+        assert "401 unauthorized: the call has no valid credentials" in result.output
+        assert "tg_" not in result.output
+    assert received == [sent, sent]
+
+
+def test_a_named_variable_that_is_not_set_is_bad_input() -> None:
+    for command in ("status", "demo"):
+        result = run(command, "--api-key-env", "NOT_SET")
+        assert result.exit_code == 2
+        assert "the variable NOT_SET is not set" in result.stderr

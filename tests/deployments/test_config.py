@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from deployments.config import ServeArgs
+from deployments.config import ApiKeyAuthArgs, ApiKeyEntry, HotkeyAuthArgs, NoAuthArgs, ServeArgs
+from learner.nonces import RETENTION_S
 
 
 def test_everything_has_a_default_and_the_contracts_are_among_them() -> None:
@@ -38,7 +39,6 @@ def test_everything_has_a_default_and_the_contracts_are_among_them() -> None:
         ("selection", "epsilon", 1.01),
         ("selection", "epsilon", -0.01),
         ("selection", "epsilon_single", 2),
-        ("auth", "mode", "basic"),
         ("replica", "num_replicas", 0),
         ("replica", "num_cpus", -1),
         ("replica", "num_gpus", -0.5),
@@ -72,3 +72,63 @@ def test_settings_are_immutable_documented_and_strict_about_names(model: type[Ba
 def test_equal_settings_are_equal_however_they_were_written() -> None:
     written: dict[str, Any] = ServeArgs().model_dump()
     assert ServeArgs.model_validate(written) == ServeArgs()
+
+
+HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+KEY = {"id": "alice", "sha256": "0" * 64, "scopes": ["score"]}
+
+
+@pytest.mark.parametrize(
+    ("auth", "message"),
+    [
+        ({"mode": "basic"}, "'none', 'api_key', 'hotkey'"),
+        ({"mode": "none", "keys": [KEY]}, "none.keys"),
+        ({"mode": "api_key"}, "needs keys, keys_file or keys_env"),
+        ({"mode": "api_key", "keys_file": "keys.yaml"}, "api_key.keys_file"),
+        ({"mode": "api_key", "keys_env": "NOT A NAME"}, "api_key.keys_env"),
+        ({"mode": "api_key", "keys": [{**KEY, "id": "two words"}]}, "api_key.keys.0.id"),
+        ({"mode": "api_key", "keys": [{**KEY, "id": "line\nbreak"}]}, "api_key.keys.0.id"),
+        ({"mode": "api_key", "keys": [{**KEY, "sha256": "0" * 63}]}, "api_key.keys.0.sha256"),
+        ({"mode": "api_key", "keys": [{**KEY, "scopes": []}]}, "api_key.keys.0.scopes"),
+        ({"mode": "api_key", "keys": [{**KEY, "scopes": ["root"]}]}, "api_key.keys.0.scopes"),
+        ({"mode": "api_key", "keys": [{**KEY, "key": "secret"}]}, "api_key.keys.0.key"),
+        ({"mode": "hotkey", "allowed_hotkeys": [HOTKEY]}, "hotkey.receiver_hotkey"),
+        ({"mode": "hotkey", "receiver_hotkey": "alice", "min_stake": 1}, "hotkey.receiver_hotkey"),
+        ({"mode": "hotkey", "receiver_hotkey": HOTKEY}, "else nobody may call"),
+        ({"mode": "hotkey", "receiver_hotkey": HOTKEY, "allowed_hotkeys": ["alice"]}, "hotkey.allowed_hotkeys.0"),
+        ({"mode": "hotkey", "receiver_hotkey": HOTKEY, "admin_hotkeys": ["alice"]}, "hotkey.admin_hotkeys.0"),
+        ({"mode": "hotkey", "receiver_hotkey": HOTKEY, "min_stake": -1}, "hotkey.min_stake"),
+        ({"mode": "hotkey", "receiver_hotkey": HOTKEY, "min_stake": float("nan")}, "hotkey.min_stake"),
+        ({"mode": "hotkey", "receiver_hotkey": HOTKEY, "min_stake": 1, "max_age_s": 0}, "hotkey.max_age_s"),
+        ({"mode": "hotkey", "receiver_hotkey": HOTKEY, "min_stake": 1, "max_age_s": 301}, "hotkey.max_age_s"),
+        ({"mode": "hotkey", "receiver_hotkey": HOTKEY, "min_stake": 1, "allowed_skew_s": -1}, "hotkey.allowed_skew_s"),
+    ],
+)
+def test_authentication_that_cannot_be_meant_is_refused_by_name(auth: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ServeArgs.model_validate({"auth": auth})
+
+
+def test_each_mode_of_authentication_has_its_own_settings_and_they_are_documented() -> None:
+    for mode, given in (
+        (NoAuthArgs, {"mode": "none"}),
+        (ApiKeyAuthArgs, {"mode": "api_key", "keys": [KEY]}),
+        (HotkeyAuthArgs, {"mode": "hotkey", "receiver_hotkey": HOTKEY, "allowed_hotkeys": [HOTKEY]}),
+    ):
+        args = ServeArgs.model_validate({"auth": given})
+        assert type(args.auth) is mode
+        assert ServeArgs.model_validate(args.model_dump()) == args
+    for model in (NoAuthArgs, ApiKeyAuthArgs, ApiKeyEntry, HotkeyAuthArgs):
+        assert model.__doc__
+        assert all(field.description for field in model.model_fields.values())
+
+
+def test_a_request_stays_valid_for_less_time_than_its_nonce_is_kept() -> None:
+    longest = HotkeyAuthArgs(mode="hotkey", receiver_hotkey=HOTKEY, min_stake=0, max_age_s=300, allowed_skew_s=60)
+    assert longest.max_age_s + longest.allowed_skew_s < RETENTION_S
+
+
+def test_what_stands_in_the_place_of_a_hash_is_in_no_error() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ServeArgs.model_validate({"auth": {"mode": "api_key", "keys": [{**KEY, "sha256": "tg_secret"}]}})
+    assert "tg_secret" not in str(caught.value)

@@ -193,7 +193,7 @@ async def test_both_waits_for_published_share_one_time_limit(start: Start, monke
     monkeypatch.setattr(service.subscriber, "wait_for_version", wait_for_version)
     own = {"reward_id": "mine", "message": "why?", "uids": [3], "rewards": [0.5]}
     request = RewardsRequest.model_validate({"rewards": [own], "wait": "published"})
-    account = await service.gate.reporter.report(request)
+    account = await service.gate.reporter.report(request, author="me")
     assert account["reached"] is False
     assert given_s[0] <= 1.0
 

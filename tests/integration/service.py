@@ -105,10 +105,10 @@ class Service:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def learner_pid(self) -> int:
-        return wait_for(lambda: next((pid for pid, name in self.titles() if "LearnerActor" in name), None))
+        return wait_for(lambda: next((pid for pid, name in self.command_lines() if "LearnerActor" in name), None))
 
     def replica_pids(self) -> list[int]:
-        return [pid for pid, name in self.titles() if "ServeReplica" in name]
+        return [pid for pid, name in self.command_lines() if "ServeReplica" in name]
 
     def replica_urls(self) -> list[str]:
         """The replicas' own addresses, behind HAProxy's back: one for each replica that has its port open."""
@@ -136,7 +136,8 @@ class Service:
         args: dict[str, Any] = config["applications"][0]["args"]
         return args
 
-    def titles(self) -> list[tuple[int, str]]:
+    def command_lines(self) -> list[tuple[int, str]]:
+        """The pid and the command line, which Ray makes a title of, of everything that the service has started."""
         titles = []
         for process in self.processes():
             try:

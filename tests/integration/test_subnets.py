@@ -55,5 +55,5 @@ def test_what_one_learns_the_other_does_not(service: Service) -> None:
 def test_each_has_a_learner_and_a_log_of_its_own(service: Service) -> None:
     logs = {service.http.get(f"{prefix}/v1/state").json()["learner"]["log_id"] for prefix in ("/sn1", "/sn23")}
     assert len(logs) == 2
-    learners = [name for _, name in service.titles() if "LearnerActor" in name]
+    learners = [name for _, name in service.command_lines() if "LearnerActor" in name]
     assert len(learners) == 2

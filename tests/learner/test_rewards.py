@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -272,3 +273,12 @@ def test_an_owner_that_swapped_its_own_hotkey_still_earns_for_its_earlier_decisi
     join.follow(plan_resync(swapped, taken), swapped, 4)
     result = join.join([RewardItem((0, 1), (0.5, 0.5), decision_id="i-2")], taken, 1.0, lambda _id: False)
     assert [(rejection.uid, rejection.code) for rejection in result.rejected] == [(1, "stale_hotkey")]
+
+
+def test_each_reward_keeps_its_own_author_and_a_duplicate_changes_it_not():
+    desk = Desk()
+    first = desk.report(replace(reward("d-1", {0: 0.5}), author="alice"))
+    second = desk.report(replace(reward("d-1", {0: 0.9, 1: 0.1}), author="bob"))
+    assert desk.join.authors_of("d-1") == {0: "alice", 1: "bob"}
+    assert [event.author for event in (*first.events, *second.events)] == ["alice", "bob"]
+    assert desk.join.authors_of("d-9") == {}
