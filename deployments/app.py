@@ -16,7 +16,7 @@ from ray.serve import Application
 
 from gating import build_encoder
 from learner.actor import LearnerArgs
-from learner.chain import build_source
+from learner.chain import check_source
 from learner.events import ReplicaStatus
 
 from .api import Gate, build_api
@@ -159,9 +159,9 @@ def build_app(args: ServeArgs) -> Application:
     """The application that serve_config.yaml names.
 
     Raises:
-        RosterError: the roster cannot be read; better here than in every replica.
+        RosterError, ChainError: the network's source cannot be; better here than in every replica.
     """
-    build_source(args.chain).fetch_view()
+    check_source(args.chain)
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=args.replica.num_replicas,

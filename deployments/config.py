@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from learner.config import ChainConfig, LearnerConfig, StrictModel
+from learner.config import ChainConfig, LearnerConfig, RosterChain, StrictModel
 
 
 class EncoderArgs(StrictModel):
@@ -79,7 +79,7 @@ class ServeArgs(StrictModel):
 
     encoder: EncoderArgs = EncoderArgs()
     """The encoder."""
-    chain: ChainConfig = ChainConfig()
+    chain: ChainConfig = RosterChain()
     """Where the network's uids come from."""
     learner: LearnerConfig = LearnerConfig()
     """How rewards are learned."""

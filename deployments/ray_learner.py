@@ -63,7 +63,8 @@ class RayLearner:
 
     async def resync(self) -> ResyncSummary:
         """See `LearnerClient`."""
-        summary: ResyncSummary = await self._call("operator", "resync")
+        patience_s = self._args.chain.longest_read_s + self._args.config.decision_wait_s + _CALL_TIMEOUT_S
+        summary: ResyncSummary = await self._call("operator", "resync", patience_s=patience_s)
         return summary
 
     async def describe(self) -> dict[str, Any]:
