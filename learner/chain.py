@@ -229,9 +229,9 @@ class BittensorSource:
 
     def _unavailable(self, what: str, cause: str) -> ChainUnavailableError:
         short = " ".join(cause.split())[:_MAX_CAUSE_CHARS]
+        place = self._network if self._network == self._endpoint else f"network {self._network}, {self._endpoint}"
         return ChainUnavailableError(
-            f"network {self._network}: {self._endpoint}: {what} failed: {short}; "
-            f"check chain.network, or name other nodes in chain.fallback_endpoints"
+            f"{place}: {what} failed: {short}; check chain.network, or name other nodes in chain.fallback_endpoints"
         )
 
     async def _disconnect(self) -> None:

@@ -7,6 +7,8 @@ import os
 import pytest
 import ray
 
+from .chain_node.fixtures import bittensor_home, new_subnet, runtime_answers, start_node  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def _no_ray_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

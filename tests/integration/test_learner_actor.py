@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from learner.actor import NAMESPACE, LearnerArgs, get_or_create_learner, learner_name
-from learner.config import AdagradConfig, ChainConfig, LearnerConfig
+from learner.config import AdagradConfig, LearnerConfig, RosterChain
 from learner.errors import ConfigMismatchError, EncoderMismatchError
 from learner.events import ReplicaStatus, RewardItem
 
@@ -44,7 +44,7 @@ def args(tmp_path: Path) -> LearnerArgs:
     roster = tmp_path / "roster.yaml"
     write_roster(roster, [f"expert-{uid}" for uid in range(N)])
     config = LearnerConfig(rule=AdagradConfig(), heartbeat_s=0.2)
-    return LearnerArgs(tmp_path.name, ChainConfig(roster=str(roster)), config, DIM, FINGERPRINT)
+    return LearnerArgs(tmp_path.name, RosterChain(roster=str(roster)), config, DIM, FINGERPRINT)
 
 
 @pytest.fixture
