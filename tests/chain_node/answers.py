@@ -74,13 +74,13 @@ class RuntimeAnswers:
     """The runtime of the metadata."""
 
     def __init__(self, golden: dict[str, Any]) -> None:
-        self.metadata_hex: str = golden["metadata"]["v15_hex",]
+        self.metadata_hex: str = golden["metadata"]["v15_hex"]
         self.spec_version = int(golden["network"]["spec_version"])
         metadata = strip_option_opaque_metadata(bytes.fromhex(self.metadata_hex.removeprefix("0x")))
         assert metadata is not None
         self._codec = RuntimeCodec(metadata, spec_version=self.spec_version, transaction_version=1)
-        definition = self._codec.runtime_api_map["SubnetInfoRuntimeApi"]["get_metagraph",]
-        self._metagraph_type = definition["output",]
+        definition = self._codec.runtime_api_map["SubnetInfoRuntimeApi"]["get_metagraph"]
+        self._metagraph_type = definition["output"]
         self._netuid_type = definition["inputs"][0][1]
 
     def metagraph(self, subnet: Subnet, params_hex: str, block: int) -> str:
