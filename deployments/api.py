@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
-from learner.errors import LearnerError
+from learner.errors import ChainUnavailableError, LearnerError
 
 from .auth import Author, Doorkeeper
 from .config import Scope
@@ -28,6 +28,8 @@ from .schemas import (
 )
 from .scorer import Scorer
 from .state_view import StateView
+
+_CHAIN_RETRY_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,8 @@ async def _ask(answer: Any) -> Any:
         return await answer
     except LearnerAway as error:
         raise LearnerAwayProblem from error
+    except ChainUnavailableError as error:
+        raise Problem(503, "chain_unavailable", str(error), retry_after_s=_CHAIN_RETRY_S) from error
     except LearnerError as error:
         raise Problem(409, "refused", str(error)) from error
 

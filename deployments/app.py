@@ -17,7 +17,7 @@ from ray.serve import Application
 from gating import build_encoder
 from gating.metagraph import MetagraphView
 from learner.actor import LearnerArgs
-from learner.chain import build_source
+from learner.chain import check_source
 from learner.events import ReplicaStatus
 
 from .api import Gate, build_api
@@ -168,10 +168,10 @@ def build_app(args: ServeArgs) -> Application:
     """The application that serve_config.yaml names.
 
     Raises:
-        RosterError, CredentialsError: the roster or the keys cannot be read; better here than in every replica.
+        CredentialsError, RosterError, ChainError: the keys or the network cannot be; better here than in every replica.
     """
     check_credentials(args.auth)
-    build_source(args.chain).fetch_view()
+    check_source(args.chain)
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=args.replica.num_replicas,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from learner.config import ChainConfig, LearnerConfig, StrictModel
+from learner.config import ChainConfig, LearnerConfig, RosterChain, StrictModel
 
 
 class EncoderArgs(StrictModel):
@@ -146,7 +146,7 @@ class ServeArgs(StrictModel):
 
     encoder: EncoderArgs = EncoderArgs()
     """The encoder."""
-    chain: ChainConfig = ChainConfig()
+    chain: ChainConfig = RosterChain()
     """Where the network's uids come from."""
     learner: LearnerConfig = LearnerConfig()
     """How rewards are learned."""

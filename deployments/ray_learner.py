@@ -69,7 +69,8 @@ class RayLearner:
 
     async def resync(self) -> ResyncSummary:
         """See `LearnerClient`."""
-        summary: ResyncSummary = await self._call("operator", "resync")
+        patience_s = self._args.chain.longest_read_s + self._args.config.decision_wait_s + _CALL_TIMEOUT_S
+        summary: ResyncSummary = await self._call("operator", "resync", patience_s=patience_s)
         return summary
 
     async def describe(self) -> dict[str, Any]:
@@ -112,6 +113,13 @@ async def _answer(ref: Awaitable[Any], *, timeout_s: float) -> Any:
             raise error.cause from None
         raise
     except ActorDiedError as error:
-        raise _LearnerGone(str(error)) from error
+        raise _LearnerGone(_why_it_died(error)) from error
     except (RayError, TimeoutError) as error:
         raise LearnerAway(f"{type(error).__name__}: {error}") from error
+
+
+def _why_it_died(error: ActorDiedError) -> str:
+    """Of a learner that could not start the last line of Ray's text, which is what its constructor raised."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"the learner cannot start: {lines[-1]}" if "creation task" in text else text

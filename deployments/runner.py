@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
 
 from learner.actor import NAMESPACE, learner_name
-from learner.chain import build_source
+from learner.chain import check_source
 
 from .auth import check_credentials, check_exposure
 from .local import (
@@ -97,7 +97,7 @@ def _check_applications(config: ServeDeploySchema) -> float:
         args = parse_args(app.args if isinstance(app.args, dict) else app.args.model_dump())
         check_exposure(args.auth, config.http_options.host)
         check_credentials(args.auth)
-        build_source(args.chain).fetch_view()
+        check_source(args.chain)
         cpus += args.replica.num_replicas * args.replica.num_cpus + args.replica.learner_num_cpus
     return cpus
 

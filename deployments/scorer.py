@@ -150,9 +150,9 @@ class Scorer:
             Problem: none are loaded yet.
         """
         if self._subscriber.current is None:
-            raise Problem(
-                503, "no_weights", "no weights have been published yet; send the request again", retry_after_s=1
-            )
+            because = f" ({self._subscriber.away_because})" if self._subscriber.away_because else ""
+            detail = f"no weights have been published yet{because}; send the request again"
+            raise Problem(503, "no_weights", detail, retry_after_s=1)
         return self._subscriber.current
 
     async def _score(self, messages: Sequence[str], uids: list[int] | None, min_version: int | None) -> Scored:

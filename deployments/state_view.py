@@ -61,7 +61,11 @@ class StateView:
         current = self._subscriber.current
         view = current.snapshot.view if current else None
         return {
-            "learner": {"status": "away", "last_seen_s": self._subscriber.age_s},
+            "learner": {
+                "status": "away",
+                "last_seen_s": self._subscriber.age_s,
+                "reason": self._subscriber.away_because,
+            },
             "metagraph": {"netuid": view.netuid, "block": view.block, "n": view.n} if view else None,
             "replicas": [own],
         }

@@ -27,6 +27,7 @@ LEARNER_ROWS = (
     ("durable", "durable"),
     ("checkpoint", "checkpoint"),
     ("last seen, s ago", "last_seen_s"),
+    ("reason", "reason"),
     ("log", "log_id"),
     ("encoder", "fingerprint"),
 )
@@ -36,6 +37,12 @@ METAGRAPH_ROWS = (
     ("block", "block"),
     ("uids", "n"),
     ("available", "available"),
+    ("network", "network"),
+    ("endpoint", "endpoint"),
+    ("read, s ago", "block_age_s"),
+    ("last error", "last_error"),
+    ("failed reads", "failures"),
+    ("stale views", "stale_views"),
 )
 REPLICA_COLUMNS = (
     ("replica", "id"),

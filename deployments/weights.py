@@ -77,6 +77,8 @@ class Subscriber:
         self._confirmed_s: float | None = None
         self._changed = Signal()
         self.current: Weights | None = None
+        self.away_because: str | None = None
+        """Why the last poll had no answer; None if it had one."""
 
     @property
     def age_s(self) -> float | None:
@@ -122,7 +124,12 @@ class Subscriber:
             LearnerAway: the learner did not answer; the current weights stay.
         """
         wait_s = self._heartbeat_s * random.uniform(0.5, 1.0)
-        reply, snapshot = await self._client.poll(self._status(), wait_s)
+        try:
+            reply, snapshot = await self._client.poll(self._status(), wait_s)
+        except LearnerAway as error:
+            self.away_because = (str(error).splitlines() or [""])[0]
+            raise
+        self.away_because = None
         of_use = snapshot is None or self._take(snapshot)
         if self.current is not None and self.current.snapshot.order == (reply.epoch, reply.version):
             self._confirmed_s = self._clock()

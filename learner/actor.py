@@ -6,6 +6,7 @@ no report. Each group runs its coroutines on an event loop in a thread of its ow
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -17,12 +18,15 @@ from typing import Any
 import ray
 import torch
 
+from gating.metagraph import MetagraphView
+
 from .chain import build_source
 from .config import ChainConfig, LearnerConfig
 from .core import ExplainedDecision, Learner, ResyncSummary
 from .errors import ConfigMismatchError, DecisionPendingError, EncoderMismatchError
 from .event_log import MemoryEventLog
 from .events import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, RewardReport, Wait
+from .follower import ChainFollower, build_schedule
 from .loop import LearningLoop
 from .nonces import NonceStore, NonceVerdict
 from .rules import build_rule
@@ -35,6 +39,7 @@ NAMESPACE = "tidegate"
 CONCURRENCY_GROUPS = {"polls": 4096, "reports": 1024, "operator": 16}
 _REPLIES_PER_S = 2000
 _LIVE_HEARTBEATS = 3
+_FIRST_VIEW_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +67,19 @@ class LearnerActor:
         torch.set_num_threads(1)
         self._args = args
         config = args.config
-        self._source = build_source(args.chain)
+        # Either thread ends the process if it cannot go on: Ray starts the actor again.
+        self._follower = ChainFollower(
+            build_source(args.chain), build_schedule(args.chain), on_crash=lambda: os._exit(1)
+        )
         self._learner = Learner(
             config=config,
             rule=build_rule(config.rule),
-            view=self._source.fetch_view(),
+            view=self._follower.first_view(_FIRST_VIEW_PATIENCE_S),
             dim=args.dim,
             fingerprint=args.fingerprint,
             log=MemoryEventLog(started_at_ms=time.time_ns() // 1_000_000),
             clock=time.monotonic,
+            on_hotkey_swap=args.chain.on_hotkey_swap,
         )
         self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
         self._replicas: dict[str, tuple[float, ReplicaStatus]] = {}
@@ -86,6 +95,7 @@ class LearnerActor:
             on_crash=lambda: os._exit(1),
         )
         self._loop.start()
+        self._follower.start(self._resync)
         threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
 
     async def check_args(self, config: LearnerConfig, chain: ChainConfig, fingerprint: str) -> None:
@@ -146,8 +156,7 @@ class LearnerActor:
         Raises:
             LearnerError: the source cannot be read or is older than what is in use; nothing was changed.
         """
-        summary = self._learner.resync(self._source.fetch_view())
-        self._loop.wake()
+        summary = await asyncio.to_thread(self._follower.refresh)
         await self._changed.wait_until(
             lambda: self._has_reached(summary.seq, "published"), self._args.config.decision_wait_s + 1.0
         )
@@ -162,10 +171,9 @@ class LearnerActor:
             "learner": {**self._learner.describe(), "published_version": published, "status": "running"},
             "metagraph": {
                 "netuid": view.netuid,
-                "block": view.block,
                 "n": view.n,
                 "available": sum(view.available),
-                "source": self._args.chain.source,
+                **self._follower.describe(),
             },
             "replicas": [
                 {**asdict(status), "last_poll_s": round(now_s - at_s, 3)} for at_s, status in self._live_replicas()
@@ -187,6 +195,11 @@ class LearnerActor:
     async def stop(self) -> None:
         """Learn what was acknowledged and stop learning; the caller then kills the actor."""
         self._loop.stop()
+
+    def _resync(self, view: MetagraphView) -> ResyncSummary:
+        summary = self._learner.resync(view)
+        self._loop.wake()
+        return summary
 
     async def _log_rewards(self, items: Sequence[RewardItem]) -> RewardReport:
         reports: list[RewardReport] = []

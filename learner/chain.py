@@ -1,56 +1,38 @@
-"""Where the learner's view of the network comes from. Today: a roster file of experts."""
+"""Where the learner's view of the network comes from: a subnet's metagraph, or a roster file.
+
+The one place of the learner that knows bittensor, which is imported only when a subnet is read.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+import asyncio
+import importlib.util
+import logging
+import threading
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from urllib.parse import urlsplit
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from gating.metagraph import MetagraphView, check_owners
 
-from gating.metagraph import NO_HOTKEY, MetagraphView
+from .config import BittensorChain, ChainConfig, RosterChain
+from .errors import BadMetagraphError, ChainError, ChainUnavailableError, SubnetNotFoundError, UnknownNetworkError
+from .roster import RosterSource, find_roster
 
-from .config import ChainConfig, StrictModel
-from .errors import RosterError
+if TYPE_CHECKING:
+    import bittensor
 
+logger = logging.getLogger(__name__)
 
-class Expert(StrictModel):
-    """One entry of a roster."""
+NETWORKS = ("finney", "test", "local")
+_MAX_CAUSE_CHARS = 300
 
-    uid: int | None = Field(None, ge=0, le=65_535)
-    """The expert's number; by default its place in the list."""
-    hotkey: str | None = Field(None, min_length=1)
-    """Who holds the uid: a hotkey."""
-    name: str | None = Field(None, min_length=1)
-    """Who holds the uid, where experts have names rather than hotkeys."""
-    available: bool = True
-    """Whether the expert may be selected."""
-
-    @model_validator(mode="after")
-    def _has_one_identity(self) -> Expert:
-        if (self.hotkey is None) == (self.name is None):
-            raise ValueError("give either hotkey or name")
-        return self
-
-    @property
-    def identity(self) -> str:
-        """The hotkey or name."""
-        return self.hotkey or self.name or NO_HOTKEY
-
-
-class Roster(StrictModel):
-    """A roster file."""
-
-    experts: list[Expert] = Field(min_length=1)
-    """The experts, one per uid."""
+T = TypeVar("T")
 
 
 @runtime_checkable
 class MetagraphSource(Protocol):
-    """Something that knows who holds which uid."""
+    """Something that knows who holds which uid. Calls block; one at a time."""
 
     def fetch_view(self) -> MetagraphView:
         """The network as it is now.
@@ -60,106 +42,271 @@ class MetagraphSource(Protocol):
         """
         ...
 
+    def fetch_block(self) -> int:
+        """The block that `fetch_view` would read at.
 
-class RosterSource:
-    """Reads a roster file at every fetch.
+        Raises:
+            LearnerError: see `fetch_view`.
+        """
+        ...
 
-    Args:
-        path: of the file.
-        netuid: the number that the view carries.
-        now_ms: the time in ms since 1970, which stands for the block; a step backwards is evened out.
-    """
+    def describe(self) -> dict[str, str]:
+        """What it reads from: `source`, and for a chain its `network` and `endpoint`."""
+        ...
 
-    def __init__(self, path: Path, *, netuid: int = 0, now_ms: Callable[[], int] | None = None) -> None:
-        self.path = path
-        self.netuid = netuid
-        self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
-        self._block = 0
+    def disconnect(self) -> None:
+        """Read from another connection, and so perhaps another node, the next time."""
+        ...
 
-    def fetch_view(self) -> MetagraphView:
-        """See `MetagraphSource`."""
-        experts = _read_roster(self.path)
-        self._block = max(self._block + 1, self._now_ms())
-        uids = range(max(experts) + 1)
-        return MetagraphView(
-            hotkeys=tuple(experts[uid].identity if uid in experts else NO_HOTKEY for uid in uids),
-            available=tuple(uid in experts and experts[uid].available for uid in uids),
-            registered_at=(None,) * len(uids),
-            netuid=self.netuid,
-            block=self._block,
-        )
+    def close(self) -> None:
+        """Let go of everything; nothing is fetched after this."""
+        ...
 
 
 def build_source(config: ChainConfig) -> MetagraphSource:
-    """The source that a configuration asks for."""
-    return RosterSource(find_roster(config.roster), netuid=config.netuid)
+    """The source that a configuration asks for. Nothing is read yet.
 
-
-def find_roster(path: str) -> Path:
-    """Where a roster lies: as given, or beside the packages for a relative path.
-
-    Ray's workers run in folders of their own, so the second place is where a checkout's own roster is found.
+    Raises:
+        UnknownNetworkError: see `check_network`.
     """
-    given = Path(path).expanduser()
-    beside_packages = Path(__file__).resolve().parent.parent / given
-    return given if given.is_absolute() or given.exists() or not beside_packages.exists() else beside_packages
+    match config:
+        case RosterChain():
+            return RosterSource(find_roster(config.roster), netuid=config.netuid)
+        case BittensorChain():
+            return BittensorSource(config)
 
 
-@dataclass(frozen=True, slots=True)
-class _RosterText:
-    """A roster's text, for errors that say where in it something is wrong."""
+def check_source(config: ChainConfig) -> None:
+    """Find out early what would fail later and far away: reads a roster, and connects to no chain.
 
-    path: Path
-    text: str
+    Raises:
+        RosterError: the roster is missing or malformed.
+        ChainError: the network is unknown, or bittensor is not installed.
+    """
+    match config:
+        case RosterChain():
+            RosterSource(find_roster(config.roster)).fetch_view()
+        case BittensorChain():
+            check_network(config)
+            if importlib.util.find_spec("bittensor") is None:
+                raise ChainError("chain.source is bittensor, which is not installed; pip install 'tidegate[chain]'")
 
-    def error(self, place: Sequence[str | int], message: str) -> RosterError:
-        """`place`: the keys and indices that lead to what is wrong."""
-        node = yaml.compose(self.text, Loader=yaml.SafeLoader)
-        line = 1 if node is None else _innermost(node, place).start_mark.line + 1
-        where = ".".join(str(part) for part in place) or "the file"
-        return RosterError(f"roster {self.path}, line {line}: {where}: {message}")
+
+def check_network(config: BittensorChain) -> None:
+    """Refuse what is neither a network's name nor an endpoint.
+
+    Raises:
+        UnknownNetworkError: it names what was given and what is known.
+    """
+    if config.network not in NETWORKS and not _is_endpoint(config.network):
+        raise UnknownNetworkError(
+            f"chain.network is {config.network!r}; give one of {', '.join(NETWORKS)}, or a ws:// or wss:// endpoint"
+        )
+    for endpoint in config.fallback_endpoints or ():
+        if not _is_endpoint(endpoint):
+            raise UnknownNetworkError(f"chain.fallback_endpoints has {endpoint!r}; give ws:// or wss:// endpoints")
 
 
-def _read_roster(path: Path) -> dict[int, Expert]:
+class BittensorSource:
+    """Reads a subnet's metagraph through bittensor's own client.
+
+    The client lives on an event loop in a thread of its own, so that its connection stays alive between reads and
+    nothing that it does holds up the caller's loop. After an error the connection is closed and made anew.
+
+    Args:
+        config: which subnet, and how.
+
+    Raises:
+        UnknownNetworkError: see `check_network`.
+    """
+
+    def __init__(self, config: BittensorChain) -> None:
+        check_network(config)
+        self._config = config
+        self._loop: _LoopThread | None = None
+        self._connection: _Connection | None = None
+        self._endpoint = "" if config.network in NETWORKS else _without_secrets(config.network)
+
+    def fetch_view(self) -> MetagraphView:
+        """See `MetagraphSource`.
+
+        Raises:
+            ChainUnavailableError: no node answers as it should.
+            SubnetNotFoundError: there is no such subnet.
+            BadMetagraphError: a hotkey holds two uids, a uid has no owner, or a stake is not a number.
+        """
+        return self._run(self._fetch_view())
+
+    def fetch_block(self) -> int:
+        """See `MetagraphSource`.
+
+        Raises:
+            ChainUnavailableError: no node answers as it should.
+        """
+        return self._run(self._fetch_block())
+
+    def describe(self) -> dict[str, str]:
+        """See `MetagraphSource`. Of an endpoint without what may be a key: user, path and query."""
+        return {"source": "bittensor", "network": self._network, "endpoint": self._endpoint}
+
+    def disconnect(self) -> None:
+        """See `MetagraphSource`."""
+        if self._loop is not None:
+            self._loop.run(self._disconnect())
+
+    def close(self) -> None:
+        """See `MetagraphSource`."""
+        if self._loop is not None:
+            self.disconnect()
+            self._loop.close()
+            self._loop = None
+
+    @property
+    def _network(self) -> str:
+        network = self._config.network
+        return network if network in NETWORKS else _without_secrets(network)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            self._loop = _LoopThread()
+        return self._loop.run(self._disconnecting_on_error(work))
+
+    async def _disconnecting_on_error(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await work
+        except SubnetNotFoundError:
+            raise
+        except BaseException:
+            await self._disconnect()
+            raise
+
+    async def _fetch_view(self) -> MetagraphView:
+        block = await self._fetch_block()
+        config = self._config
+        metagraph = await self._answer(
+            self._connected.client.subnets.metagraph(config.netuid, block=block, commitments=False),
+            f"the metagraph of subnet {config.netuid}",
+        )
+        if metagraph is None:
+            raise SubnetNotFoundError(
+                f"network {self._network} has no subnet {config.netuid} at block {block}; "
+                f"check chain.netuid and chain.network"
+            )
+        try:
+            view = MetagraphView.from_metagraph(metagraph)
+            check_owners(view)
+        except ValueError as error:
+            raise BadMetagraphError(f"subnet {config.netuid} of network {self._network}: {error}") from error
+        if view.n == 0:
+            raise BadMetagraphError(f"subnet {config.netuid} of network {self._network} has no uids yet")
+        return view.restricted(vpermit_tao_limit=config.vpermit_tao_limit, exclude=config.exclude)
+
+    async def _fetch_block(self) -> int:
+        if self._connection is None:
+            self._connection = _Connection(self._config)
+            self._endpoint = _without_secrets(self._connection.client.endpoint)
+            await self._answer(self._connection.client.connect(), "connecting")
+        client = self._connected.client
+        ask = client.finalized_block() if self._config.finalized else client.block()
+        return int(await self._answer(ask, "the finalized block" if self._config.finalized else "the newest block"))
+
+    @property
+    def _connected(self) -> _Connection:
+        assert self._connection is not None, "the connection is made by _fetch_block"
+        return self._connection
+
+    async def _answer(self, question: Coroutine[Any, Any, T], what: str) -> T:
+        """The node's answer, under the timeout. The one place where the SDK's errors become ours."""
+        try:
+            async with asyncio.timeout(self._config.call_timeout_s):
+                return await question
+        except TimeoutError as error:
+            cause = f"no answer within {self._config.call_timeout_s:g} s"
+            raise self._unavailable(what, str(error) or cause) from error
+        except Exception as error:
+            # A node that is none, or is broken, makes the SDK fail in ways that it does not list.
+            raise self._unavailable(what, f"{type(error).__name__}: {error}") from error
+
+    def _unavailable(self, what: str, cause: str) -> ChainUnavailableError:
+        short = " ".join(cause.split())[:_MAX_CAUSE_CHARS]
+        place = self._network if self._network == self._endpoint else f"network {self._network}, {self._endpoint}"
+        return ChainUnavailableError(
+            f"{place}: {what} failed: {short}; check chain.network, or name other nodes in chain.fallback_endpoints"
+        )
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+class _Connection:
+    """A client of bittensor's, and whatever it has opened."""
+
+    def __init__(self, config: BittensorChain) -> None:
+        import bittensor
+
+        fallbacks = None if config.fallback_endpoints is None else list(config.fallback_endpoints)
+        self._opened: list[Any] = []
+        self.client: bittensor.Client = bittensor.Client(config.network, fallback_endpoints=fallbacks)
+        self._remember_what_is_opened(self.client._substrate)
+
+    def _remember_what_is_opened(self, substrate: Any) -> None:
+        """When a connect is cancelled, the SDK (11.3) forgets the socket and the task that it had begun with."""
+        open_one = substrate._interface
+
+        def remember(*args: Any) -> Any:
+            self._opened.append(open_one(*args))
+            return self._opened[-1]
+
+        substrate._interface = remember
+
+    async def close(self) -> None:
+        for interface in self._opened:
+            try:
+                await interface.close()
+            except Exception as error:  # noqa: BLE001 (the connection is given up, whatever became of it)
+                logger.debug("closing a chain connection failed: %r", error)
+        self._opened.clear()
+
+
+class _LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chain", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine, which runs on the loop while the caller waits."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """Stop; what still runs on the loop is cancelled."""
+        self.run(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _is_endpoint(text: str) -> bool:
     try:
-        source = _RosterText(path, path.read_text(encoding="utf-8"))
-        content = yaml.safe_load(source.text)
-    except OSError as error:
-        raise RosterError(f"roster {path} cannot be read: {error.strerror}; give its path as chain.roster") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RosterError(f"roster {path} is not YAML: {error}") from error
-    try:
-        roster = Roster.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        raise source.error(first["loc"], f"{message} (got {first['input']!r})") from error
-    return _by_uid(roster, source)
+        parts = urlsplit(text)
+        return parts.scheme in ("ws", "wss") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
-def _by_uid(roster: Roster, source: _RosterText) -> dict[int, Expert]:
-    experts: dict[int, Expert] = {}
-    holders: dict[str, int] = {}
-    for index, expert in enumerate(roster.experts):
-        uid = index if expert.uid is None else expert.uid
-        if uid in experts:
-            raise source.error(("experts", index, "uid"), f"uid {uid} is given twice; give each expert its own")
-        if expert.identity in holders:
-            field = "name" if expert.hotkey is None else "hotkey"
-            message = f"{expert.identity!r} already holds uid {holders[expert.identity]}; give it one uid"
-            raise source.error(("experts", index, field), message)
-        experts[uid] = expert
-        holders[expert.identity] = uid
-    return experts
-
-
-def _innermost(node: yaml.Node, place: Sequence[str | int]) -> yaml.Node:
-    """The node at a place, or the last on the way to it that the text has."""
-    for part in place:
-        children = dict(enumerate(node.value)) if isinstance(node, yaml.SequenceNode) else {}
-        if isinstance(node, yaml.MappingNode):
-            children = {key.value: child for key, child in node.value}
-        if part not in children:
-            break
-        node = children[part]
-    return node
+def _without_secrets(endpoint: str) -> str:
+    """An endpoint without user, path and query, any of which may be a key."""
+    parts = urlsplit(endpoint)
+    host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")

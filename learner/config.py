@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class StrictModel(BaseModel):
@@ -49,15 +49,74 @@ class AdagradConfig(RuleSettings):
 RuleConfig = Annotated[SoftmaxMseConfig | AdagradConfig, Field(discriminator="name")]
 
 
-class ChainConfig(StrictModel):
-    """Where the network's uids come from."""
+class _Chain(StrictModel):
+    """What every source has."""
+
+    on_hotkey_swap: Literal["keep", "reset"] = "keep"
+    """What becomes of the row of an owner that exchanges its own hotkey: it is kept or starts afresh."""
+
+
+class RosterChain(_Chain):
+    """A YAML file of experts."""
 
     source: Literal["roster"] = "roster"
-    """`roster`: a YAML file of experts."""
+    """`roster`: a YAML file of experts, read at the start and on request."""
     roster: str = Field("roster.yaml", min_length=1)
     """Path of the roster. A relative path is looked for in the working folder, then beside the packages."""
     netuid: int = Field(0, ge=0)
     """The network's number, shown in every answer; 0 for a roster."""
+
+    @property
+    def longest_read_s(self) -> float:
+        """How long one read of the source may take."""
+        return 0.0
+
+
+class BittensorChain(_Chain):
+    """A subnet of a Bittensor network, followed while the learner runs."""
+
+    source: Literal["bittensor"]
+    """`bittensor`: a subnet's metagraph, read from a node of its chain."""
+    network: str = Field("finney", min_length=1)
+    """`finney`, `test`, `local`, or the ws:// or wss:// endpoint of a node."""
+    fallback_endpoints: tuple[str, ...] | None = None
+    """Nodes of the same chain to turn to when the first one fails; by default the SDK's own for the network."""
+    netuid: int = Field(ge=0, le=65_535)
+    """The subnet's number."""
+    resync_interval_blocks: int = Field(25, ge=1)
+    """Read the metagraph again after this many blocks (of about 12 s)."""
+    resync_interval_s: float | None = Field(None, gt=0)
+    """Read it again after this long instead."""
+    finalized: bool = True
+    """Read at the last finalized block rather than at the newest one, which the chain may still take back."""
+    call_timeout_s: float = Field(30.0, gt=0, le=600)
+    """How long the node may take to connect, to tell a block and to tell the metagraph, each."""
+    vpermit_tao_limit: float = Field(4096.0, ge=0)
+    """A uid with a validator permit and more stake than this is a validator, and is not selected."""
+    exclude: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Uids that are never selected."""
+
+    @model_validator(mode="after")
+    def _has_one_interval(self) -> BittensorChain:
+        if self.resync_interval_s is not None and "resync_interval_blocks" in self.model_fields_set:
+            raise ValueError("give either resync_interval_blocks or resync_interval_s")
+        return self
+
+    @property
+    def longest_read_s(self) -> float:
+        """How long one read of the source may take."""
+        return 3 * self.call_timeout_s
+
+
+def _source_of(chain: Any) -> Any:
+    """A chain that names no source is a roster."""
+    return chain.get("source", "roster") if isinstance(chain, dict) else getattr(chain, "source", None)
+
+
+ChainConfig = Annotated[
+    Annotated[RosterChain, Tag("roster")] | Annotated[BittensorChain, Tag("bittensor")], Discriminator(_source_of)
+]
+"""Where the network's uids come from."""
 
 
 class LearnerConfig(StrictModel):

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from typing import Literal
 
 import numpy as np
 import torch
@@ -76,6 +77,7 @@ class Learner:
         fingerprint: the encoder that they come from; others are refused.
         log: where events are kept before they are acknowledged.
         clock: seconds on a clock that never goes back.
+        on_hotkey_swap: whether an owner that exchanged its own hotkey keeps its row.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Learner:
         fingerprint: str,
         log: EventLog,
         clock: Callable[[], float],
+        on_hotkey_swap: Literal["keep", "reset"] = "keep",
     ) -> None:
         self.config = config
         self.rule = rule
@@ -95,6 +98,7 @@ class Learner:
         self.fingerprint = fingerprint
         self.log = log
         self._clock = clock
+        self._on_hotkey_swap = on_hotkey_swap
         self._ingest_lock = threading.Lock()
         self._join = RewardJoin(
             window_s=config.reward_window_s,
@@ -196,11 +200,11 @@ class Learner:
                 raise StaleViewError(
                     f"the view of block {view.block} is older than that of block {self._view.block} in use"
                 )
-            plan = plan_resync(self._view, view)
+            plan = plan_resync(self._view, view, on_hotkey_swap=self._on_hotkey_swap)
             seq = self.log.last_seq
             if view != self._view:
                 seed = self.config.seed + self.log.last_seq + 1
-                placed = self.log.append([ResyncEvent(view=view, seed=seed)])
+                placed = self.log.append([ResyncEvent(view=view, seed=seed, on_hotkey_swap=self._on_hotkey_swap)])
                 self._queue.extend(placed)
                 seq = placed[-1].seq
                 self._join.follow(plan, self._view, seq)
@@ -303,8 +307,8 @@ class Learner:
 
     def _apply(self, events: Sequence[Event]) -> None:
         match events[0]:
-            case ResyncEvent(view=view, seed=seed):
-                apply_resync(self._state, view, self.rule, seed=seed)
+            case ResyncEvent(view=view, seed=seed, on_hotkey_swap=on_hotkey_swap):
+                apply_resync(self._state, view, self.rule, seed=seed, on_hotkey_swap=on_hotkey_swap)
             case RewardEvent():
                 learned = [e for e in events if isinstance(e, RewardEvent) and e.outcome is Outcome.LEARNED]
                 if learned:

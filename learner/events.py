@@ -109,10 +109,11 @@ class RewardEvent:
 
 @dataclass(frozen=True, slots=True)
 class ResyncEvent:
-    """The network changed to `view`; fresh rows are drawn with `seed`."""
+    """The network changed to `view`; fresh rows are drawn with `seed`, and a swapped hotkey's is kept or reset."""
 
     view: MetagraphView
     seed: int
+    on_hotkey_swap: Literal["keep", "reset"] = "keep"
     seq: int = 0
 
 

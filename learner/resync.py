@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,14 @@ from .rules import Rule
 from .state import LearnerState, UidStatistics
 
 
-def apply_resync(state: LearnerState, view: MetagraphView, rule: Rule, *, seed: int) -> ResyncPlan:
+def apply_resync(
+    state: LearnerState,
+    view: MetagraphView,
+    rule: Rule,
+    *,
+    seed: int,
+    on_hotkey_swap: Literal["keep", "reset"] = "keep",
+) -> ResyncPlan:
     """Let the state follow the network. Mutates `state` and nothing else.
 
     Args:
@@ -23,11 +30,12 @@ def apply_resync(state: LearnerState, view: MetagraphView, rule: Rule, *, seed: 
         view: the network as it is now.
         rule: makes the fresh rows.
         seed: of the fresh rows' random numbers; the same seed gives the same rows.
+        on_hotkey_swap: whether an owner that exchanged its own hotkey keeps its row.
 
     Returns:
         What was done.
     """
-    plan = plan_resync(state.view, view)
+    plan = plan_resync(state.view, view, on_hotkey_swap=on_hotkey_swap)
     if plan.changes_rows:
         generator = torch.Generator().manual_seed(seed)
         fresh = rule.fresh_rows(state.rule, plan.source.count(-1), generator)

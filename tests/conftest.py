@@ -9,6 +9,8 @@ import ray
 
 from .keyring import Keyring
 
+pytest_plugins = ["tests.chain_node.fixtures"]
+
 
 @pytest.fixture(autouse=True)
 def _no_ray_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,10 +33,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> object:
 
 
 @pytest.fixture(scope="session")
-def keyring(tmp_path_factory: pytest.TempPathFactory) -> Keyring:
+def keyring(bittensor_home: None) -> Keyring:
     """Hotkeys; bittensor is imported here, away from this machine's wallets and caches."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        import bittensor.http_auth  # noqa: F401
+    import bittensor.http_auth  # noqa: F401
+
     return Keyring()

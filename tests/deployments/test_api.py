@@ -11,7 +11,7 @@ from fastapi.openapi.models import OpenAPI
 
 from deployments.config import ServingArgs
 from gating.metagraph import MetagraphView
-from learner.errors import StaleViewError
+from learner.errors import ChainUnavailableError, StaleViewError
 
 from .local_service import FINGERPRINT, UNAVAILABLE, LocalService, N
 from .test_http_io import check_problem
@@ -301,6 +301,19 @@ async def test_what_the_learner_refuses_is_a_409_with_its_reason(service: LocalS
     assert "block 1 is older" in document["detail"]
     with pytest.raises(StaleViewError):
         await service.learner.resync()
+
+
+async def test_a_chain_that_cannot_be_read_is_a_503_with_its_cause(
+    service: LocalService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise ChainUnavailableError("wss://node: no answer within 30 s")
+
+    monkeypatch.setattr(service.learner, "resync", fail)
+    response = await service.http.post("/v1/admin/resync")
+    document = check_problem(response, 503, "chain_unavailable")
+    assert document["detail"] == "wss://node: no answer within 30 s"
+    assert int(response.headers["retry-after"]) >= 1
 
 
 async def test_the_root_leads_to_the_docs(service: LocalService) -> None:

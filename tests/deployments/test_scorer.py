@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deployments.config import SelectionArgs, ServingArgs
+from deployments.errors import LearnerAway
 from gating.metagraph import MetagraphView
 from learner.config import AdagradConfig
 
@@ -186,6 +187,16 @@ async def test_without_weights_nothing_is_encoded(start: Start, path: str) -> No
     check_problem(response, 503, "no_weights")
     assert int(response.headers["retry-after"]) >= 1
     assert service.engine.batches == []
+
+
+async def test_without_weights_it_is_told_why_there_are_none(start: Start) -> None:
+    service = await start(subscribed=False)
+    service.learner.away = True
+    with pytest.raises(LearnerAway):
+        await service.subscriber.poll_once()
+    document = check_problem(await service.http.get("/readyz"), 503, "no_weights")
+    assert "(switched away)" in document["detail"]
+    assert (await service.http.get("/v1/state")).json()["learner"]["reason"] == "switched away"
 
 
 async def test_an_answer_comes_from_one_version_though_weights_swap_while_it_is_encoded(start: Start) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from deployments.config import ServeArgs
 from deployments.serve_config import IMPORT_PATH, ServeConfigError, check_serve_config, parse_args, read_serve_config
+from learner.chain import check_source
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG: dict[str, Any] = {
@@ -156,3 +157,29 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
 def test_a_config_without_applications_is_refused() -> None:
     with pytest.raises(ServeConfigError, match="applications is empty"):
         check_serve_config({"applications": []})
+
+
+def test_the_example_of_two_subnets_is_two_applications_with_chains_of_their_own() -> None:
+    config = read_serve_config(ROOT / "examples" / "serve_config.subnets.yaml")
+    args = {app.route_prefix: parse_args(app.args) for app in config.applications if isinstance(app.args, dict)}
+    assert {app.name for app in config.applications} == {"sn1", "sn23"}
+    assert {prefix: (one.chain.source, one.chain.netuid) for prefix, one in args.items()} == {
+        "/sn1": ("bittensor", 1),
+        "/sn23": ("bittensor", 23),
+    }
+    for one in args.values():
+        check_source(one.chain)
+
+
+@pytest.mark.parametrize(
+    ("chain", "message"),
+    [
+        ({"source": "bittensor", "netuid": 1, "netwrk": "test"}, "chain.netwrk is not a setting; did you mean network"),
+        ({"source": "bittensor", "netuid": 1, "roster": "r.yaml"}, r"chain\.bittensor\.roster is not a setting"),
+        ({"source": "bittensor"}, r"chain\.bittensor\.netuid: Field required"),
+        ({"source": "ethereum"}, r"args\.chain: .*ethereum"),
+    ],
+)
+def test_a_chain_that_cannot_be_is_refused_by_the_place_of_what_is_wrong(chain: dict[str, Any], message: str) -> None:
+    with pytest.raises(ServeConfigError, match=message):
+        check_serve_config(changed("applications.0.args.chain", chain))

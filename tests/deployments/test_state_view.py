@@ -29,7 +29,7 @@ async def test_state_is_a_200_while_the_learner_is_away(service: LocalService) -
     response = await service.http.get("/v1/state")
     assert response.status_code == 200
     state = response.json()
-    assert state["learner"] == {"status": "away", "last_seen_s": 42.5}
+    assert state["learner"] == {"status": "away", "last_seen_s": 42.5, "reason": None}
     assert state["metagraph"] == {"netuid": 7, "block": 100, "n": N}
     [replica] = state["replicas"]
     assert (replica["id"], replica["buffered_decisions"], replica["texts"]) == ("replica-a", 1, 1)
@@ -41,7 +41,7 @@ async def test_state_is_a_200_before_there_is_anything_to_tell(start: Start) -> 
     service = await start(subscribed=False)
     service.learner.away = True
     state = (await service.http.get("/v1/state")).json()
-    assert state["learner"] == {"status": "away", "last_seen_s": None}
+    assert state["learner"] == {"status": "away", "last_seen_s": None, "reason": None}
     assert state["metagraph"] is None
     assert state["weights"] == {"epoch": None, "version": None, "age_s": None}
     assert state["degraded"] is True

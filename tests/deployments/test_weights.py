@@ -172,6 +172,10 @@ async def test_the_weights_stay_while_the_learner_is_away(replica: Replica, swit
         await replica.subscriber.poll_once()
     assert replica.subscriber.current is current
     assert (replica.subscriber.age_s, is_degraded(replica)) == (11.0, True)
+    assert replica.subscriber.away_because
+    setattr(replica.learner, switch, False)
+    await replica.subscriber.poll_once()
+    assert replica.subscriber.away_because is None
 
 
 async def test_following_goes_on_when_the_learner_is_back_and_says_once_that_it_was_away(

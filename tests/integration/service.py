@@ -56,7 +56,9 @@ def serve_config(port: int, roster: Path, **args: dict[str, Any]) -> dict[str, A
     arguments = config["applications"][0]["args"]
     arguments["chain"]["roster"] = str(roster)
     for section, values in args.items():
-        arguments[section] = {**arguments.get(section, {}), **values}
+        # A chain of another source has other settings.
+        other = values.get("source", "roster") != "roster"
+        arguments[section] = values if other else {**arguments.get(section, {}), **values}
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,10 +14,13 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from deployments.errors import LearnerAway
+from deployments.ray_learner import RayLearner
 from learner.actor import NAMESPACE, LearnerArgs, get_or_create_learner, learner_name
-from learner.config import AdagradConfig, ChainConfig, LearnerConfig
+from learner.config import AdagradConfig, BittensorChain, LearnerConfig, RosterChain
 from learner.errors import ConfigMismatchError, EncoderMismatchError
 from learner.events import ReplicaStatus, RewardItem
+from tests.chain_node.node import ChainNode
 
 from .service import wait_for, write_roster
 
@@ -44,7 +48,7 @@ def args(tmp_path: Path) -> LearnerArgs:
     roster = tmp_path / "roster.yaml"
     write_roster(roster, [f"expert-{uid}" for uid in range(N)])
     config = LearnerConfig(rule=AdagradConfig(), heartbeat_s=0.2)
-    return LearnerArgs(tmp_path.name, ChainConfig(roster=str(roster)), config, DIM, FINGERPRINT)
+    return LearnerArgs(tmp_path.name, RosterChain(roster=str(roster)), config, DIM, FINGERPRINT)
 
 
 @pytest.fixture
@@ -162,3 +166,18 @@ def test_a_roster_that_cannot_be_read_is_named(args: LearnerArgs, create: Callab
     Path(args.chain.roster).write_text("experts: 3", encoding="utf-8")
     with pytest.raises(RayTaskError, match="experts"):
         ray.get(learner.resync.remote())
+
+
+def test_a_learner_that_cannot_start_says_why_to_its_replicas(
+    args: LearnerArgs, start_node: Callable[..., ChainNode]
+) -> None:
+    node = start_node(netuid=23, n=4)
+    absent = BittensorChain(source="bittensor", network=node.url, netuid=24)
+    learner = RayLearner(replace(args, chain=absent), num_cpus=0.0)
+    with pytest.raises(LearnerAway, match=rf"cannot start: .*network {node.url} has no subnet 24"):
+        asyncio.run(learner.poll(status(), 0.1))
+    there = RayLearner(replace(args, chain=absent.model_copy(update={"netuid": 23})), num_cpus=0.0)
+    reply, snapshot = asyncio.run(there.poll(status(), 5.0))
+    assert snapshot is not None
+    assert (reply.version, snapshot.view.hotkeys) == (0, tuple(node.subnet.hotkeys))
+    ray.kill(ray.get_actor(learner_name(args.app), namespace=NAMESPACE), no_restart=True)

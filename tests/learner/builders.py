@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 import torch
@@ -80,6 +81,7 @@ def build_learner(
     rule: Rule | None = None,
     rule_config: RuleConfig | None = None,
     clock: Clock | None = None,
+    on_hotkey_swap: Literal["keep", "reset"] = "keep",
     **settings: object,
 ) -> Learner:
     """A learner with an empty log; by default its rule is the one that draws its rows at random."""
@@ -92,6 +94,7 @@ def build_learner(
         fingerprint=FINGERPRINT,
         log=MemoryEventLog(started_at_ms=EPOCH),
         clock=clock or Clock(),
+        on_hotkey_swap=on_hotkey_swap,
     )
 
 

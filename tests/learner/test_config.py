@@ -1,9 +1,9 @@
 import math
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from learner.config import AdagradConfig, ChainConfig, LearnerConfig, SoftmaxMseConfig
+from learner.config import AdagradConfig, BittensorChain, ChainConfig, LearnerConfig, RosterChain, SoftmaxMseConfig
 from learner.rules import Adagrad, SoftmaxMse, build_rule
 
 
@@ -55,7 +55,10 @@ def test_what_is_out_of_range_is_refused_by_the_name_of_its_field(field, value):
         LearnerConfig.model_validate({field: value})
 
 
-@pytest.mark.parametrize("config", [LearnerConfig, ChainConfig, AdagradConfig, SoftmaxMseConfig])
+CONFIGS = [LearnerConfig, RosterChain, BittensorChain, AdagradConfig, SoftmaxMseConfig]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 def test_unknown_keys_are_refused(config):
     with pytest.raises(ValidationError, match="learning_rat"):
         config.model_validate({"learning_rat": 1})
@@ -66,7 +69,7 @@ def test_a_configuration_cannot_be_changed():
         LearnerConfig().seed = 1
 
 
-@pytest.mark.parametrize("config", [LearnerConfig, ChainConfig, AdagradConfig, SoftmaxMseConfig])
+@pytest.mark.parametrize("config", CONFIGS)
 def test_every_field_says_what_it_means(config):
     assert [name for name, field in config.model_fields.items() if name != "name" and not field.description] == []
 
@@ -74,3 +77,64 @@ def test_every_field_says_what_it_means(config):
 def test_equal_settings_are_equal_however_they_were_given():
     given = LearnerConfig.model_validate({"rule": {"name": "adagrad"}, "reward_range": [0, 1]})
     assert given == LearnerConfig()
+
+
+CHAIN = TypeAdapter(ChainConfig)
+SUBNET = {"source": "bittensor", "netuid": 1}
+
+
+def test_a_chain_is_chosen_by_its_source_and_is_a_roster_by_default():
+    assert CHAIN.validate_python({"source": "roster", "roster": "r.yaml"}) == RosterChain(roster="r.yaml")
+    assert CHAIN.validate_python({"roster": "r.yaml"}) == RosterChain(roster="r.yaml")
+    assert CHAIN.validate_python(SUBNET) == BittensorChain(source="bittensor", netuid=1)
+    chain = BittensorChain(source="bittensor", netuid=2, network="test")
+    assert CHAIN.validate_python(chain) is chain
+
+
+def test_a_subnet_is_read_at_finalized_blocks_of_finney_every_25_blocks_by_default():
+    chain = CHAIN.validate_python(SUBNET)
+    assert (chain.network, chain.finalized, chain.resync_interval_blocks) == ("finney", True, 25)
+    assert (chain.on_hotkey_swap, chain.vpermit_tao_limit, chain.exclude) == ("keep", 4096.0, ())
+    assert (chain.fallback_endpoints, chain.resync_interval_s) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("source", "ethereum"),
+        ("source", None),
+        ("roster", "roster.yaml"),
+        ("netuid", -1),
+        ("netuid", 65_536),
+        ("network", ""),
+        ("resync_interval_blocks", 0),
+        ("resync_interval_s", 0),
+        ("call_timeout_s", 0),
+        ("call_timeout_s", math.inf),
+        ("vpermit_tao_limit", -1),
+        ("vpermit_tao_limit", math.nan),
+        ("exclude", [-1]),
+        ("on_hotkey_swap", "move"),
+        ("finalized", "perhaps"),
+    ],
+)
+def test_what_a_chain_cannot_have_is_refused_by_the_name_of_its_field(field, value):
+    with pytest.raises(ValidationError, match=field):
+        CHAIN.validate_python({**SUBNET, field: value})
+
+
+@pytest.mark.parametrize("chain", [5, None, "finney", []])
+def test_what_is_no_chain_at_all_is_refused(chain):
+    with pytest.raises(ValidationError, match="discriminator"):
+        CHAIN.validate_python(chain)
+
+
+def test_a_subnet_needs_its_number():
+    with pytest.raises(ValidationError, match="netuid"):
+        CHAIN.validate_python({"source": "bittensor"})
+
+
+def test_only_one_interval_is_taken():
+    assert CHAIN.validate_python({**SUBNET, "resync_interval_s": 60}).resync_interval_s == 60
+    with pytest.raises(ValidationError, match="either resync_interval_blocks or resync_interval_s"):
+        CHAIN.validate_python({**SUBNET, "resync_interval_s": 60, "resync_interval_blocks": 25})

@@ -456,6 +456,23 @@ chosen = st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True)
 rewards = st.floats(-0.2, 1.2)
 
 
+@pytest.mark.parametrize(("policy", "resets"), [("keep", 0), ("reset", 1)])
+def test_the_row_of_a_swapped_hotkey_is_kept_or_reset_as_configured_and_replayed_as_logged(policy, resets):
+    before = MetagraphView(("a", "b"), (True, True), (5, 6), block=10)
+    learner = build_learner(view=before, on_hotkey_swap=policy)
+    decide(learner, decision("i-1", view=before))
+    learner.add_rewards([reward("i-1", {0: 1.0, 1: 0.0})])
+    sizes = learn_all(learner)
+    learned = head_bits(learner)
+    summary = learner.resync(MetagraphView(("a", "rotated"), (True, True), (5, 6), block=11))
+    sizes += learn_all(learner)
+    assert len(summary.reset) == resets
+    assert (head_bits(learner) == learned) is (policy == "keep")
+    assert learner.uid_table()[1]["resets"] == resets
+    # The replaying learner is configured as by default: what counts is what the log says.
+    assert head_bits(replay(learner, sizes, view=before)) == head_bits(learner)
+
+
 class LearnerMachine(RuleBasedStateMachine):
     """Replicas with old and new weights, reports in any order, resyncs, a clock: nothing is lost or leaks.
 
