@@ -33,7 +33,8 @@ def service(node: ChainNode, start_service: Callable[..., Service]) -> Service:
             "call_timeout_s": 2.0,
             "exclude": [N - 1],
         },
-        learner={"rule": {"name": "adagrad"}, "heartbeat_s": 0.2},
+        # Where all uids have earned the same, a row from the pool would look like the one that it replaced.
+        learner={"rule": {"name": "adagrad", "new_row": "zeros"}, "heartbeat_s": 0.2},
         replica={"num_replicas": 2, "num_cpus": 0.5},
     )
     wait_for(lambda: len(service.replica_urls()) == 2)
