@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.util.metrics import Gauge
 
 from gating.metagraph import MetagraphView
 
@@ -59,6 +60,30 @@ class _Published:
     ref: Any
 
 
+class _ChainGauges:
+    """How old the view of the network is and why, for whoever watches Ray's metrics (there `ray_tidegate_...`)."""
+
+    def __init__(self, app: str) -> None:
+        self._tags = {"application": app}
+        self._age_s = Gauge(
+            "tidegate_chain_view_age_seconds", "Since the network was last read well.", ("application",)
+        )
+        self._failing = Gauge(
+            "tidegate_chain_read_failing", "1 while the network cannot be read, by cause.", ("application", "cause")
+        )
+        self._cause: str | None = None
+
+    def set(self, chain: dict[str, Any]) -> None:
+        """Take over what the follower tells of itself."""
+        self._age_s.set(chain["block_age_s"], self._tags)
+        cause = chain["last_cause"]
+        if self._cause is not None and self._cause != cause:
+            self._failing.set(0, {**self._tags, "cause": self._cause})
+        if cause is not None:
+            self._failing.set(1, {**self._tags, "cause": cause})
+        self._cause = cause
+
+
 class LearnerActor:
     """One application's learner. See `LearnerArgs`."""
 
@@ -82,6 +107,7 @@ class LearnerActor:
             on_hotkey_swap=args.chain.on_hotkey_swap,
         )
         self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
+        self._chain_gauges = _ChainGauges(args.app)
         self._replicas: dict[str, tuple[float, ReplicaStatus]] = {}
         self._last_poll_s = time.monotonic()
         self._published: _Published | None = None
@@ -119,6 +145,9 @@ class LearnerActor:
         """Wait for a newer version than the caller has, at most `wait_s`."""
         self._last_poll_s = time.monotonic()
         self._replicas[status.id] = (self._last_poll_s, status)
+        if self._args.chain.source != "roster":
+            # A roster is read on request only, and is not stale for being left alone.
+            self._chain_gauges.set(self._follower.describe())
         have = (status.epoch, status.version)
         await self._changed.wait_until(
             lambda: self._published is not None and self._published.snapshot.order != have, wait_s

@@ -57,6 +57,7 @@ class ChainFollower:
         self._thread = threading.Thread(target=self._run, name="following", daemon=True)
         self._counts: Counter[str] = Counter()
         self._last_error: str | None = None
+        self._last_cause: str | None = None
         self._good: tuple[int, float] | None = None
 
     def first_view(self, patience_s: float) -> MetagraphView:
@@ -121,6 +122,7 @@ class ChainFollower:
             "block": good[0] if good else None,
             "block_age_s": round(self._clock() - good[1], 3) if good else None,
             "last_error": self._last_error,
+            "last_cause": self._last_cause,
             "failures": self._counts["failures"],
             "stale_views": self._counts["stale_views"],
         }
@@ -179,13 +181,13 @@ class ChainFollower:
     def _succeeded(self, block: int) -> None:
         if self._last_error is not None:
             logger.info("chain_read_again block=%d", block)
-        self._last_error = None
+        self._last_error, self._last_cause = None, None
         self._good = (block, self._clock())
         self._schedule.fetched(self._clock(), block)
 
     def _failed(self, error: LearnerError) -> None:
         self._counts["failures"] += 1
-        self._last_error = str(error)
+        self._last_error, self._last_cause = str(error), type(error).__name__
         self._schedule.failed(self._clock())
         if isinstance(error, StaleViewError):
             self._counts["stale_views"] += 1

@@ -121,6 +121,21 @@ class Service:
                     ports.append(connection.laddr.port)
         return [f"http://127.0.0.1:{port}" for port in sorted(ports)]
 
+    def metrics(self) -> dict[str, float]:
+        """Ray's metrics as Prometheus would scrape them: the series as it is written -> its value."""
+        agents = [pid for pid, name in self.command_lines() if "DashboardAgent" in name]
+        for connection in psutil.Process(agents[0]).net_connections("tcp"):
+            if connection.status != psutil.CONN_LISTEN:
+                continue
+            try:
+                text = httpx.get(f"http://127.0.0.1:{connection.laddr.port}/metrics", timeout=5).text
+            except httpx.TransportError:
+                continue
+            lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("ray_")]
+            if lines:
+                return {series: float(value) for series, _, value in lines}
+        return {}
+
     def post(self, path: str, body: Any, **options: Any) -> dict[str, Any]:
         """The answer to a request that must succeed."""
         response = self.http.post(path, json=body, **options)

@@ -75,6 +75,10 @@ def hotkeys(service: Service) -> list[str]:
     return [row["hotkey"] for row in service.http.get("/v1/uids").json()["uids"]]
 
 
+def metric(service: Service, name: str, label: str) -> float | None:
+    return next((v for series, v in service.metrics().items() if series.startswith(name) and label in series), None)
+
+
 def learn_something_of_every_uid(service: Service) -> None:
     report = reward(service, select(service, list(range(N - 1))), 0.9)
     assert report["reached"]
@@ -156,6 +160,10 @@ def test_an_outage_of_the_node_is_shown_with_its_cause_and_age_while_scoring_goe
     assert away["block"] == known["block"]
     older = wait_for(lambda: (now := service.state()["metagraph"])["block_age_s"] > 1 and now)
     assert older["n"] == N
+    wait_for(lambda: metric(service, "ray_tidegate_chain_read_failing", 'cause="ChainUnavailableError"') == 1.0)
+    age_s = metric(service, "ray_tidegate_chain_view_age_seconds", 'application="gate"')
+    assert age_s is not None
+    assert age_s > 0
     assert not service.post("/v1/score", {"messages": [PROMPT]})["degraded"]
     learn_something_of_every_uid(service)
     refused = service.http.post("/v1/admin/resync")
