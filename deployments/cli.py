@@ -6,11 +6,14 @@ import os
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from .runner import Served
 
 app = typer.Typer(
     name="tidegate",
@@ -49,8 +52,8 @@ def serve(
     from .serve_config import ServeConfigError
 
     try:
-        with running_service(config, address=address, say=_say) as urls:
-            _greet(urls)
+        with running_service(config, address=address, say=_say) as served:
+            _greet(served)
             threading.Event().wait()
     except KeyboardInterrupt:
         console.print("stopped")
@@ -160,17 +163,23 @@ def _say(what: str) -> None:
     console.print(f"{what} ...", style="dim")
 
 
-def _greet(urls: list[str]) -> None:
+def _greet(served: list[Served]) -> None:
     console.print()
-    for url in urls:
+    for application in served:
+        url = application.url
         console.print(f"Tidegate serves on [bold]{url}[/bold]  (the API: {url}/docs)", highlight=False)
-    console.print("Try:\n")
-    for path, body in (
-        ("score", '{"messages": ["Write a haiku about the tide."], "top_k": 3}'),
-        ("select", '{"messages": ["Write a haiku about the tide."], "k": 4}'),
-    ):
-        command = f"curl -s {urls[0]}/v1/{path} -H 'Content-Type: application/json' -d '{body}'"
-        console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+    first = served[0]
+    if first.auth_mode == "hotkey":
+        console.print("Callers sign with their hotkeys; see GateClient.")
+    else:
+        console.print("Try:\n")
+        key = "" if first.auth_mode == "none" else ' -H "Authorization: Bearer $TIDEGATE_API_KEY"'
+        for path, body in (
+            ("score", '{"messages": ["Write a haiku about the tide."], "top_k": 3}'),
+            ("select", '{"messages": ["Write a haiku about the tide."], "k": 4}'),
+        ):
+            command = f"curl -s {first.url}/v1/{path}{key} -H 'Content-Type: application/json' -d '{body}'"
+            console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
     console.print("\nor watch it learn: [bold]make demo[/bold] (or tidegate demo) in another terminal.")
     console.print("Ctrl-C stops it.\n")
 

@@ -62,7 +62,7 @@ class RunFile:
 
     Attributes:
         port: that the service listens on.
-        node_id: of the Ray node; HAProxy's command line names it.
+        node_id: of the Ray node, "" on a cluster that is not ours; HAProxy's command line names it.
         serve: the process of `tidegate serve`.
         started: the processes that it has started.
     """
@@ -167,8 +167,10 @@ def descendants() -> list[psutil.Process]:
 
 
 def haproxies(node_id: str) -> list[psutil.Process]:
-    """The HAProxy processes of a Ray node: their command line names the node's folder."""
-    found = []
+    """The HAProxy processes of a Ray node: their command line names the node's folder. None for no node."""
+    found: list[psutil.Process] = []
+    if not node_id:
+        return found
     for process in psutil.process_iter(["name", "cmdline"]):
         command = process.info["cmdline"] or []
         if process.info["name"] == "haproxy" and any(node_id in part for part in command):

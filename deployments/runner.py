@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from learner.actor import NAMESPACE, learner_name
 from learner.chain import check_source
 
 from .auth import check_credentials, check_exposure
+from .config import ReplicaArgs, ServeArgs
 from .local import (
     RunFile,
     ServiceError,
@@ -43,9 +45,17 @@ _DEPLOY_TIMEOUT_S = 300.0
 _READY_TIMEOUT_S = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An application that is being served."""
+
+    url: str
+    auth_mode: str
+
+
 @contextlib.contextmanager
-def running_service(config_path: Path, *, address: str | None, say: Callable[[str], None]) -> Iterator[list[str]]:
-    """Serve what the config says while the body runs. Yields the URL of each application.
+def running_service(config_path: Path, *, address: str | None, say: Callable[[str], None]) -> Iterator[list[Served]]:
+    """Serve what the config says while the body runs. Yields what is served.
 
     Args:
         config_path: a Serve config.
@@ -58,26 +68,32 @@ def running_service(config_path: Path, *, address: str | None, say: Callable[[st
     config = read_serve_config(config_path)
     host, port = config.http_options.host, config.http_options.port
     apps = [app.name for app in config.applications]
-    cpus = _check_applications(config)
+    args = {app.name: _checked_args(app, host) for app in config.applications if app.import_path == IMPORT_PATH}
+    if not args:
+        raise ServiceError(f"{config_path} names no application of Tidegate's; set import_path: {IMPORT_PATH}")
     check_port(host, port)
     node_id = ""
     try:
         interrupt_on_signals()
         say("starting Ray")
-        node_id = _start_ray(address, cpus)
+        node_id = _start_ray(address, sum(_cpus(of_app.replica) for of_app in args.values()))
         interrupt_on_signals()
         RunFile.of_this_process(port, node_id).write()
         say("loading the encoder and starting the learner")
         _deploy(config)
         root = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        urls = [root + (app.route_prefix or "").rstrip("/") for app in config.applications]
-        for url in urls:
-            wait_until_ready(url, _READY_TIMEOUT_S)
+        served = [
+            Served(root + (app.route_prefix or "").rstrip("/"), args[app.name].auth.mode)
+            for app in config.applications
+            if app.name in args
+        ]
+        for application in served:
+            wait_until_ready(application.url, _READY_TIMEOUT_S)
         RunFile.of_this_process(port, node_id).write()
-        yield urls
+        yield served
     finally:
         ignore_signals()
-        started = descendants() + (haproxies(node_id) if node_id else [])
+        started = descendants() + haproxies(node_id)
         if ray.is_initialized():
             say("stopping")
             # Ray complains, on standard output, that the controller has ended, as it was asked to.
@@ -88,21 +104,22 @@ def running_service(config_path: Path, *, address: str | None, say: Callable[[st
         run_file_path(port).unlink(missing_ok=True)
 
 
-def _check_applications(config: ServeDeploySchema) -> float:
-    """Check what would fail later and far away. Returns how many CPUs Ray must have for all replicas."""
-    cpus = 0.0
-    for app in config.applications:
-        if app.import_path != IMPORT_PATH:
-            continue
-        args = parse_args(app.args if isinstance(app.args, dict) else app.args.model_dump())
-        check_exposure(args.auth, config.http_options.host)
-        check_credentials(args.auth)
-        check_source(args.chain)
-        cpus += args.replica.num_replicas * args.replica.num_cpus + args.replica.learner_num_cpus
-    return cpus
+def _checked_args(app: ServeApplicationSchema, host: str) -> ServeArgs:
+    """An application's arguments, checked for what would fail later and far away."""
+    args = parse_args(app.args if isinstance(app.args, dict) else app.args.model_dump())
+    check_exposure(args.auth, host)
+    check_credentials(args.auth)
+    check_source(args.chain)
+    return args
+
+
+def _cpus(replica: ReplicaArgs) -> float:
+    """How many CPUs Ray must have for an application."""
+    return replica.num_replicas * replica.num_cpus + replica.learner_num_cpus
 
 
 def _start_ray(address: str | None, cpus: float) -> str:
+    """Start Ray, or join it. Returns the node's id if it is ours: on another's cluster HAProxy is not ours to end."""
     # A laptop with fewer cores than replicas still serves: Ray's CPUs are its bookkeeping, not the machine's.
     local: dict[str, Any] = {
         "num_cpus": max(os.cpu_count() or 1, int(cpus) + 1),
@@ -116,8 +133,7 @@ def _start_ray(address: str | None, cpus: float) -> str:
         log_to_driver=False,
         **({} if address else local),
     )
-    node_id: str = ray.get_runtime_context().get_node_id()
-    return node_id
+    return "" if address else str(ray.get_runtime_context().get_node_id())
 
 
 def _deploy(config: ServeDeploySchema) -> None:

@@ -190,6 +190,7 @@ def test_the_haproxy_of_the_node_is_found_by_name_and_no_other(spawn: Spawn, tmp
                 assert process.stdout
                 assert process.stdout.readline()
             assert [process.pid for process in local.haproxies("node-1")] == [started[0].pid]
+            assert local.haproxies("") == []
             # A service whose main process is gone already: its proxy is what is left.
             RunFile(8123, "node-1", NOBODY, []).write()
             assert local.stop_service(8123)
