@@ -41,8 +41,6 @@ class ServingArgs(StrictModel):
     """Weights that were not confirmed as the newest for longer than this are `degraded`."""
     max_buffered_decisions: int = Field(20_000, ge=256)
     """Decisions that wait for the learner before select is answered 503."""
-    log_prompts: bool = False
-    """Write prompts to the log. Off: no prompt text is stored or logged anywhere."""
 
 
 class SelectionArgs(StrictModel):

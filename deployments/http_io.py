@@ -1,6 +1,6 @@
 """Bodies in, JSON and problem documents out: what the routes share, written for speed.
 
-The routes read and write their bodies by hand, since FastAPI's own way costs more than scoring a cached text.
+The routes read and write their bodies by hand: each is validated once, and arrays of scores are written as they are.
 `documented` gives the OpenAPI page what FastAPI would have known.
 """
 

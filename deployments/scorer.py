@@ -68,11 +68,6 @@ class Scorer:
         self._generator = generator
         self._now_s = now_s
 
-    @property
-    def ready(self) -> bool:
-        """Whether any weights are loaded."""
-        return self._subscriber.current is not None
-
     async def score(self, request: ScoreRequest) -> dict[str, Any]:
         """Mean scores, in uid order or in the request's, best first if `top_k` is given.
 

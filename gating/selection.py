@@ -37,7 +37,7 @@ def tail_exploration(
 ) -> Float[np.ndarray, "batch uid"]:
     """The k - 1 best for certain; the last slot goes to the next best, or with `epsilon` to any remaining one.
 
-    Exploring with the first choice was measured to cost most, so only the tail is random. Every remaining
+    Exploring with the first choice would give up the best guess, so only the tail is random. Every remaining
     candidate has at least epsilon / N.
     """
     candidates = scores.shape[1]

