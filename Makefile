@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run demo test lint format bench setup lock clean
+.PHONY: run demo test chaos lint format bench setup lock clean
 
 run: $(READY)
 	@exec $(BIN)/tidegate serve
@@ -15,6 +15,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# The suite's chaos tests, every fault ten times; they print what was held and what was lost.
+chaos: $(READY)
+	TIDEGATE_CHAOS_ROUNDS=$(or $(ROUNDS),10) $(BIN)/python -m pytest tests/chaos -s $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -28,6 +32,9 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.chain
+	$(BIN)/python -m benchmarks.durable
+	$(BIN)/python -m benchmarks.restart
+	$(BIN)/python -m benchmarks.freshness
 
 setup: $(READY)
 

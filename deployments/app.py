@@ -16,18 +16,22 @@ from ray.serve import Application
 
 from gating import build_encoder
 from gating.metagraph import MetagraphView
-from learner.actor import LearnerArgs
 from learner.chain import check_source
+from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
+from learner.startup import LearnerArgs
+from learner.storage import check_log
 
-from .api import Gate, build_api
+from .api import build_api
 from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
 from .batcher import Batcher
 from .config import ServeArgs
 from .decisions import DecisionBuffer
 from .errors import LearnerAway
+from .gate import Gate
 from .ray_learner import RayLearner
 from .reporting import Reporter
+from .saved_weights import load_saved_weights
 from .scorer import Scorer
 from .serve_client import serve_client
 from .state_view import StateView
@@ -61,8 +65,8 @@ class GateReplica:
             max_queue_tokens=args.serving.max_queue_tokens,
             threads=args.encoder.threads,
         )
-        learner_args = LearnerArgs(context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint)
-        self._learner = RayLearner(learner_args, num_cpus=args.replica.learner_num_cpus)
+        self._learner_args = LearnerArgs(context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint)
+        self._learner = RayLearner(self._learner_args, num_cpus=args.replica.learner_num_cpus)
         self._decisions = DecisionBuffer(
             self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions
         )
@@ -80,15 +84,12 @@ class GateReplica:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Get the first weights if the learner has any, then follow it.
+        """Get the first weights, from the learner or else from its newest checkpoint, then follow the learner.
 
         Raises:
             LearnerError: the learner that runs is not this replica's.
         """
-        try:
-            await self._subscriber.poll_once()
-        except LearnerAway as error:
-            logger.warning("started without weights: %s", error)
+        await self._subscriber.start(lambda: load_saved_weights(self._learner_args))
         self._tasks = [self._background(self._subscriber.run()), self._background(self._decisions.run())]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -99,6 +100,7 @@ class GateReplica:
             decisions=self._decisions,
             selection=self._args.selection,
             serving=self._args.serving,
+            durable_log=self._args.learner.log.url != MEMORY_URL,
             generator=np.random.default_rng(),
         )
         reporter = Reporter(
@@ -168,10 +170,13 @@ def build_app(args: ServeArgs) -> Application:
     """The application that serve_config.yaml names.
 
     Raises:
-        CredentialsError, RosterError, ChainError: the keys or the network cannot be; better here than in every replica.
+        CredentialsError, RosterError, ChainError, LogError: the keys, the network or the log cannot be; better here
+            than in every replica.
     """
     check_credentials(args.auth)
     check_source(args.chain)
+    # Serve does not tell under which name it deploys.
+    check_log(args.learner, None)
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=args.replica.num_replicas,

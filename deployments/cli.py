@@ -1,4 +1,4 @@
-"""The command line: `tidegate serve | demo | status | key | down`."""
+"""The command line: `tidegate serve | demo | status | replay | key | down`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def serve(
     config: Annotated[Path, typer.Option(help="A Serve config.")] = Path("serve_config.yaml"),
     address: Annotated[str | None, typer.Option(help="A Ray cluster to join; by default one is started here.")] = None,
+    reset: Annotated[
+        bool,
+        typer.Option(
+            "--reset",
+            help="Start with another event log than the one the checkpoints belong to: set those checkpoints aside.",
+        ),
+    ] = False,
 ) -> None:
     """Serve in the foreground until Ctrl-C, then stop everything that was started."""
     from . import local
@@ -52,7 +59,7 @@ def serve(
     from .serve_config import ServeConfigError
 
     try:
-        with running_service(config, address=address, say=_say) as served:
+        with running_service(config, address=address, say=_say, reset=reset) as served:
             _greet(served)
             threading.Event().wait()
     except KeyboardInterrupt:
@@ -97,6 +104,43 @@ def status(url: Url = DEFAULT_URL, api_key_env: KeyEnv = None, json_output: Json
         raise typer.Exit(2) from error
     with client:
         raise typer.Exit(show_status(client, console, json_output))
+
+
+@app.command()
+def replay(
+    config: Annotated[Path, typer.Option(help="A Serve config.")] = Path("serve_config.yaml"),
+    app_name: Annotated[
+        str | None, typer.Option("--app", help="Which of its applications; default: the only one.")
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Another rule than the configured one, with its default settings.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="CHECKPOINT", help="Begin there; default: the beginning of the log.")
+    ] = None,
+    to: Annotated[int | None, typer.Option(min=0, metavar="VERSION", help="End there; default: the end.")] = None,
+    write_checkpoint: Annotated[
+        bool, typer.Option("--write-checkpoint", help="Save the result; the learner, stopped now, will start from it.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Rebuild the weights from the event log, offline. The same log, rule and settings give the same digest."""
+    from learner.errors import LearnerError
+
+    from .replay import plan_replay, replay_with_progress
+    from .serve_config import ServeConfigError
+
+    try:
+        plan = plan_replay(config, app_name, rule, start, to)
+        result = replay_with_progress(plan, errors, write_checkpoint=write_checkpoint)
+    except (ServeConfigError, LearnerError) as error:
+        errors.print(f"[red]tidegate replay:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    if json_output:
+        console.print_json(data=result)
+    else:
+        for name, value in result.items():
+            console.print(f"{name:14} {value}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

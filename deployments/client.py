@@ -22,38 +22,51 @@ import httpx
 
 from .client_auth import build_auth
 from .client_types import (
+    Checkpoint,
     GateError,
     GateUnavailableError,
+    HeldReward,
     Metagraph,
     ProblemError,
+    Quarantine,
     Rejected,
     Reward,
     RewardReport,
+    Rollback,
     ScoreResult,
     Scores,
     Selection,
     SelectResult,
+    Settlement,
     UnexpectedAnswerError,
     Wait,
     Weights,
+    build_checkpoint,
+    build_quarantine,
     build_reward_report,
+    build_rollback,
     build_score_result,
     build_select_result,
 )
 
 __all__ = [
+    "Checkpoint",
     "GateClient",
     "GateError",
     "GateUnavailableError",
+    "HeldReward",
     "Metagraph",
     "ProblemError",
+    "Quarantine",
     "Rejected",
     "Reward",
     "RewardReport",
+    "Rollback",
     "ScoreResult",
     "Scores",
     "SelectResult",
     "Selection",
+    "Settlement",
     "UnexpectedAnswerError",
     "Wait",
     "Weights",
@@ -74,8 +87,8 @@ class GateClient:
 
     Every call may raise a `GateError`. Whatever may pass is tried again, with the same ids: no connection, 429
     and 503 (after their Retry-After), and a 500, 502 or 504 that is no problem document and so comes from the
-    proxy. A reward is never learned twice for it; a select that was lost on its way leaves a decision that nobody
-    reports on.
+    proxy. A reward is never learned twice for it; a select that was lost on its way, or a durable one that could not
+    be logged in time, leaves a decision that nobody reports on.
 
     Args:
         url: where the service listens.
@@ -152,10 +165,15 @@ class GateClient:
         k: int = 4,
         uids: Sequence[int] | None = None,
         explore: bool = True,
+        durable: bool = False,
         min_version: int | None = None,
     ) -> SelectResult:
-        """Choose up to `k` of the available uids (of those in `uids`, if given) for each message."""
-        body = _message_body(messages, k=k, uids=_ints(uids), explore=explore, min_version=min_version)
+        """Choose up to `k` of the available uids (of those in `uids`, if given) for each message.
+
+        `durable` waits until the decisions are in the event log.
+        """
+        options = {"k": k, "uids": _ints(uids), "explore": explore, "durable": durable or None}
+        body = _message_body(messages, **options, min_version=min_version)
         return self._parse(build_select_result, self._call("POST", "/v1/select", body))
 
     def report(self, rewards: Sequence[Reward], *, wait: Wait = "logged") -> RewardReport:
@@ -182,6 +200,41 @@ class GateClient:
     def resync(self) -> Body:
         """Read the metagraph's source now; answers what changed."""
         return self._parse(dict, self._call("POST", "/v1/admin/resync"))
+
+    def checkpoint(self) -> Checkpoint:
+        """Save what has been learned so far."""
+        return self._parse(build_checkpoint, self._call("POST", "/v1/admin/checkpoint"))
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The checkpoints that are kept, newest first."""
+        answer = self._call("GET", "/v1/admin/checkpoints")
+        return self._parse(lambda body: [build_checkpoint(item) for item in body["checkpoints"]], answer)
+
+    def freeze(self, frozen: bool = True) -> int:
+        """Stop learning, or go on with it; answers the version from which on that holds."""
+        answer = self._call("POST", "/v1/admin/freeze", {"frozen": frozen})
+        return self._parse(lambda body: int(body["version"]), answer)
+
+    def rollback(self, *, version: int | None = None, checkpoint: str | None = None) -> Rollback:
+        """Publish the weights of a version or of a checkpoint again, as a new version; what came after is held."""
+        if (version is None) == (checkpoint is None):
+            raise ValueError("give either version or checkpoint")
+        body = {"version": version} if checkpoint is None else {"checkpoint": checkpoint}
+        return self._parse(build_rollback, self._call("POST", "/v1/admin/rollback", body))
+
+    def quarantine(self, *, after: int = 0, limit: int = 100) -> Quarantine:
+        """The events that are in the log and not in the weights: those after that place, at most `limit`."""
+        answer = self._call("GET", f"/v1/admin/quarantine?after={after}&limit={limit}")
+        return self._parse(build_quarantine, answer)
+
+    def settle(self, action: Settlement, seqs: Sequence[int] | None = None) -> int:
+        """Learn held events after all (`readmit`), or give them up (`drop`); None: all that do not wait for a thaw.
+
+        Answers the version that shows it.
+        """
+        body = {"action": action, "seqs": _ints(seqs)}
+        answer = self._call("POST", "/v1/admin/quarantine", body)
+        return self._parse(lambda settled: int(settled["version"]), answer)
 
     def ready(self) -> bool:
         """Whether the service answers and has weights to score with. Asks once, without retries."""
@@ -215,7 +268,7 @@ class GateClient:
         if problem := _problem(outcome):
             raise problem
         said = f"{self.url} answered {outcome.status_code} {outcome.headers.get('content-type', '')}".rstrip()
-        if outcome.status_code == 429 or outcome.status_code >= 500:
+        if outcome.status_code == 429 or outcome.status_code >= 500 or _is_proxy_without_apps(outcome):
             raise GateUnavailableError(f"{said}, which is its proxy's; the service behind it is starting or down")
         if not outcome.is_success:
             raise UnexpectedAnswerError(f"{said}, not a Tidegate answer; check the address")
@@ -247,7 +300,15 @@ def _wait_s(outcome: httpx.Response | httpx.TransportError, attempt: int) -> flo
         return max(backoff_s, min(_retry_after_s(outcome), MAX_RETRY_AFTER_S))
     if outcome.status_code in (500, 502, 504) and _problem(outcome) is None:
         return backoff_s
+    if _is_proxy_without_apps(outcome):
+        return backoff_s
     return None
+
+
+def _is_proxy_without_apps(response: httpx.Response) -> bool:
+    """Whether it is what Serve's proxy says of every path until it has heard of its applications."""
+    is_text = response.headers.get("content-type", "").startswith("text/plain")
+    return response.status_code == httpx.codes.NOT_FOUND and is_text and response.text.startswith("Path ")
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Wait = Literal["logged", "applied", "published"]
+Settlement = Literal["readmit", "drop"]
 
 
 class GateError(Exception):
@@ -160,6 +161,48 @@ class RewardReport:
     reached: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A saved state. `created_at` is ISO 8601, UTC; `digest` is of the state, whatever file it is in."""
+
+    name: str
+    version: int
+    epoch: int
+    created_at: str
+    digest: str
+    frozen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """The version whose weights came back, the one that they are published as, and how many events are held."""
+
+    restored: int
+    version: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldReward:
+    """An event that is in the log and not in the weights: `reason` is `frozen`, `rolled_back` or `non_finite`."""
+
+    seq: int
+    reason: str
+    uids: tuple[int, ...]
+    rewards: tuple[float, ...]
+    author: str
+    decision_id: str | None = None
+    reward_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """How many events are held, and a page of them."""
+
+    quarantined: int
+    events: tuple[HeldReward, ...]
+
+
 def _weights(answer: Mapping[str, Any]) -> Weights:
     return Weights(int(answer["epoch"]), int(answer["version"]), answer.get("age_s"))
 
@@ -193,3 +236,37 @@ def build_reward_report(answer: Mapping[str, Any]) -> RewardReport:
     return RewardReport(
         answer["accepted"], answer["duplicates"], rejected, weights, answer.get("version"), answer["reached"]
     )
+
+
+def build_checkpoint(answer: Mapping[str, Any]) -> Checkpoint:
+    """The answer of `POST /v1/admin/checkpoint`, and one of those of `GET /v1/admin/checkpoints`."""
+    return Checkpoint(
+        name=str(answer["name"]),
+        version=int(answer["version"]),
+        epoch=int(answer["epoch"]),
+        created_at=str(answer["created_at"]),
+        digest=str(answer["digest"]),
+        frozen=bool(answer["frozen"]),
+    )
+
+
+def build_rollback(answer: Mapping[str, Any]) -> Rollback:
+    """The answer of `POST /v1/admin/rollback`."""
+    return Rollback(int(answer["restored"]), int(answer["version"]), int(answer["quarantined"]))
+
+
+def build_quarantine(answer: Mapping[str, Any]) -> Quarantine:
+    """The answer of `GET /v1/admin/quarantine`."""
+    events = tuple(
+        HeldReward(
+            seq=int(item["seq"]),
+            reason=str(item["reason"]),
+            uids=tuple(item["uids"]),
+            rewards=tuple(item["rewards"]),
+            author=str(item["author"]),
+            decision_id=item.get("decision_id"),
+            reward_id=item.get("reward_id"),
+        )
+        for item in answer["events"]
+    )
+    return Quarantine(int(answer["quarantined"]), events)

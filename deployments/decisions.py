@@ -1,17 +1,15 @@
-"""Decisions on their way to the learner: buffered, sent in batches, kept while the learner is away."""
+"""Decisions on their way to the learner: buffered, sent in batches, kept until the learner has logged them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
+import time
 
 from learner.events import Decision, DecisionBatch
 
 from .errors import LearnerAway, Problem
 from .learner_client import LearnerClient
-
-logger = logging.getLogger(__name__)
 
 _LINGER_S = 0.02
 _BATCH = 256
@@ -19,7 +17,7 @@ _RETRY_S = 0.2
 
 
 class DecisionBuffer:
-    """Hands decisions to the learner at most 20 ms or 256 decisions old.
+    """Hands decisions to the learner at most 20 ms or 256 decisions old, in order, one batch at a time.
 
     Args:
         client: the learner.
@@ -32,6 +30,10 @@ class DecisionBuffer:
         self._fingerprint = fingerprint
         self._capacity = capacity
         self._waiting: list[Decision] = []
+        self._arrived_s: list[float] = []
+        self._taken = 0
+        self._failures = 0
+        self._failure = ""
         self._sending = asyncio.Lock()
         self._arrived = asyncio.Event()
         self._full_batch = asyncio.Event()
@@ -60,30 +62,35 @@ class DecisionBuffer:
     def add(self, decision: Decision) -> None:
         """Keep a decision for the learner."""
         self._waiting.append(decision)
+        self._arrived_s.append(time.monotonic())
         self._arrived.set()
         if len(self._waiting) >= _BATCH:
             self._full_batch.set()
 
     async def flush(self) -> None:
-        """Hand over everything that waits now.
+        """Have the learner log everything that waits now; what comes later waits for its own turn.
 
         Raises:
             LearnerAway: it was not taken; it is kept and sent again.
         """
+        upto, failures = self._taken + len(self._waiting), self._failures
         async with self._sending:
-            while self._waiting:
-                batch = tuple(self._waiting[:_BATCH])
-                await self._client.add_decisions(DecisionBatch(self._fingerprint, batch))
-                del self._waiting[: len(batch)]
-            self._arrived.clear()
-            self._full_batch.clear()
+            while self._taken < upto:
+                if self._failures != failures:
+                    # Found out by another meanwhile: each trying for itself would keep the last one waiting for long.
+                    raise LearnerAway(self._failure)
+                await self._send()
 
     async def run(self) -> None:
         """Send until cancelled."""
         while True:
             await self._arrived.wait()
+            if not self._waiting:
+                # Another flush was quicker.
+                continue
+            left_s = self._arrived_s[0] + _LINGER_S - time.monotonic()
             try:
-                async with asyncio.timeout(_LINGER_S):
+                async with asyncio.timeout(max(left_s, 0.0)):
                     await self._full_batch.wait()
             except TimeoutError:
                 pass
@@ -91,3 +98,19 @@ class DecisionBuffer:
                 await self.flush()
             except LearnerAway:
                 await asyncio.sleep(_RETRY_S)
+
+    async def _send(self) -> None:
+        batch = self._waiting[:_BATCH]
+        try:
+            await self._client.add_decisions(DecisionBatch.of(self._fingerprint, batch))
+        except LearnerAway as error:
+            self._failures += 1
+            self._failure = str(error)
+            raise
+        self._taken += len(batch)
+        del self._waiting[: len(batch)]
+        del self._arrived_s[: len(batch)]
+        if not self._waiting:
+            self._arrived.clear()
+        if len(self._waiting) < _BATCH:
+            self._full_batch.clear()

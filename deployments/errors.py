@@ -12,11 +12,28 @@ where the request is answered.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+
+_PASSWORD = re.compile(r"(://[^:/\s@]*):\S*@")
 
 
 class LearnerAway(Exception):
-    """The learner did not answer: it is starting, restarting or gone. The call may or may not have been done."""
+    """The learner did not answer, or cannot log: it is starting, restarting or gone.
+
+    Nothing was acknowledged; the call may have been done all the same.
+
+    Args:
+        text: why. A password in a URL in it is left out, since callers are told.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_PASSWORD.sub(r"\1:***@", text))
+
+    @property
+    def because(self) -> str:
+        """The reason in one line."""
+        return (str(self).splitlines() or [""])[0]
 
 
 class Problem(Exception):
@@ -48,15 +65,17 @@ class Problem(Exception):
 
 
 class LearnerAwayProblem(Problem):
-    """The learner is needed and away."""
+    """The learner is needed and away.
 
-    def __init__(self) -> None:
-        super().__init__(
-            503,
-            "learner_away",
-            "the learner is away and nothing was acknowledged; send the request again",
-            retry_after_s=1,
-        )
+    Args:
+        away: why.
+        consequence: what that means for the request, and the remedy.
+    """
+
+    def __init__(
+        self, away: LearnerAway, consequence: str = "nothing was acknowledged; send the request again"
+    ) -> None:
+        super().__init__(503, "learner_away", f"the learner is away ({away.because}): {consequence}", retry_after_s=1)
 
 
 class AuthSetupError(Exception):

@@ -6,6 +6,7 @@ The routes read and write their bodies by hand: each is validated once, and arra
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -21,19 +22,34 @@ from .schemas import ProblemDocument
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def parse_body(request: Request, body: bytes, schema: type[Body]) -> Body:
-    """The request's body, checked.
+def parse_body(request: Request, body: bytes, schema: type[Body], *, optional: bool = False) -> Body:
+    """The request's body, checked. An `optional` one may be left out, and then says nothing.
 
     Raises:
         Problem: 415, 400 or 422.
     """
+    if optional and not body.strip():
+        return _checked(lambda: schema.model_validate_json(b"{}"))
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise Problem(
             415, "unsupported_media_type", f"send Content-Type: application/json, got {content_type or 'none'}"
         )
+    return _checked(lambda: schema.model_validate_json(body))
+
+
+def parse_query(request: Request, schema: type[Body]) -> Body:
+    """The request's query, checked.
+
+    Raises:
+        Problem: 422.
+    """
+    return _checked(lambda: schema.model_validate(dict(request.query_params)))
+
+
+def _checked(parse: Callable[[], Body]) -> Body:
     try:
-        return schema.model_validate_json(body)
+        return parse()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
@@ -96,8 +112,23 @@ def problem_response(problem: Problem) -> Response:
     )
 
 
-def documented(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
-    """What the OpenAPI page says of a route whose body is read and written by hand, for speed."""
+def documented(
+    request: type[BaseModel] | None,
+    response: type[BaseModel],
+    *,
+    optional: bool = False,
+    query: type[BaseModel] | None = None,
+    also: Mapping[int, str] | None = None,
+) -> dict[str, Any]:
+    """What the OpenAPI page says of a route whose body is read and written by hand, for speed.
+
+    Args:
+        request: the body, None for a route without.
+        response: the answer.
+        optional: whether the body may be left out.
+        query: the query's parameters.
+        also: problems beyond those that any route may answer with: status -> description.
+    """
     problems = {
         400: "malformed JSON",
         401: "no valid credentials",
@@ -107,18 +138,21 @@ def documented(request: type[BaseModel], response: type[BaseModel]) -> dict[str,
         422: "invalid request",
         429: "overloaded",
         503: "retry",
+        **(also or {}),
     }
+    extra: dict[str, Any] = {}
+    if request is not None:
+        content = {"application/json": {"schema": _inline_schema(request)}}
+        extra["requestBody"] = {"required": not optional, "content": content}
+    if query is not None:
+        properties = _inline_schema(query)["properties"]
+        extra["parameters"] = [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
     return {
         "responses": {
             200: {"model": response},
             **{status: {"model": ProblemDocument, "description": text} for status, text in problems.items()},
         },
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": _inline_schema(request)}},
-            }
-        },
+        "openapi_extra": extra,
     }
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from learner.core import ExplainedDecision, ResyncSummary
-from learner.events import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.core import ExplainedDecision, HeldEvent, ResyncSummary
+from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
 from learner.nonces import NonceVerdict
 from learner.state import HeadSnapshot
 
 
 class LearnerClient(Protocol):
-    """The learner as the replicas use it. Every call raises LearnerAway when it does not answer in time."""
+    """The learner as the replicas use it.
+
+    Every call raises LearnerAway when the learner does not answer in time or cannot log, and LearnerError when it
+    refuses. `author` is who asks.
+    """
 
     async def poll(self, status: ReplicaStatus, wait_s: float) -> tuple[PollReply, HeadSnapshot | None]:
         """Wait for a newer version than `status` has; the snapshot is None if there was none."""
@@ -30,8 +34,34 @@ class LearnerClient(Protocol):
         """Whether a signed request is new, over all replicas; it is not the next time."""
         ...
 
-    async def resync(self) -> ResyncSummary:
+    async def resync(self, author: str) -> ResyncSummary:
         """Read the network again."""
+        ...
+
+    async def checkpoint(self, author: str) -> dict[str, Any]:
+        """Save what has been learned so far."""
+        ...
+
+    async def checkpoints(self) -> list[dict[str, Any]]:
+        """The checkpoints that are kept, newest first."""
+        ...
+
+    async def freeze(self, frozen: bool, author: str) -> int:
+        """Stop learning, or go on with it; the version from which on that holds."""
+        ...
+
+    async def rollback(self, version: int | None, checkpoint: str | None, author: str) -> dict[str, Any]:
+        """Publish an earlier version's weights, or a checkpoint's, as a new one; what was learned since is held."""
+        ...
+
+    async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
+        """How many events are held, and those after that place in the log."""
+        ...
+
+    async def settle(
+        self, action: Literal[Action.READMIT, Action.DROP], seqs: Sequence[int] | None, author: str
+    ) -> dict[str, int]:
+        """Learn held events after all, or give them up; None: all of them."""
         ...
 
     async def describe(self) -> dict[str, Any]:
@@ -46,6 +76,6 @@ class LearnerClient(Protocol):
         """One decision and its rewards."""
         ...
 
-    async def erase_embedding(self, decision_id: str) -> bool:
+    async def erase_embedding(self, decision_id: str, author: str) -> bool:
         """Forget a decision's embedding."""
         ...

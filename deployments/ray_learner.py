@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from learner.actor import LearnerArgs, get_or_create_learner
-from learner.core import ExplainedDecision, ResyncSummary
-from learner.errors import LearnerError
-from learner.events import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.actor import OPERATOR_PATIENCE_S, get_or_create_learner
+from learner.core import ExplainedDecision, HeldEvent, ResyncSummary
+from learner.errors import LearnerError, LogError
+from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
 from learner.nonces import NonceVerdict
+from learner.startup import LearnerArgs
 from learner.state import HeadSnapshot
 
 from .errors import LearnerAway
+from .local import CANNOT_START
 
 _CALL_TIMEOUT_S = 5.0
+_OPERATOR_TIMEOUT_S = OPERATOR_PATIENCE_S + _CALL_TIMEOUT_S
 
 
 class RayLearner:
     """A `LearnerClient` over the learner's actor, which it creates if there is none.
 
-    The handle is kept: looking an actor up by name blocks. A handle whose actor is gone for good (stopped, or
-    idle too long) is replaced by the next poll.
+    The handle is kept: looking an actor up by name blocks. A handle whose actor is gone for good (stopped, idle
+    too long, or fenced by another learner) is dropped, and the next poll creates a new one.
     """
 
     def __init__(self, args: LearnerArgs, *, num_cpus: float) -> None:
@@ -67,11 +70,42 @@ class RayLearner:
         verdict: NonceVerdict = await self._call("reports", "check_nonce", hotkey, nonce_ns, skew_s)
         return verdict
 
-    async def resync(self) -> ResyncSummary:
+    async def resync(self, author: str) -> ResyncSummary:
         """See `LearnerClient`."""
-        patience_s = self._args.chain.longest_read_s + self._args.config.decision_wait_s + _CALL_TIMEOUT_S
-        summary: ResyncSummary = await self._call("operator", "resync", patience_s=patience_s)
+        patience_s = self._args.chain.longest_read_s + _OPERATOR_TIMEOUT_S
+        summary: ResyncSummary = await self._call("operator", "resync", author, patience_s=patience_s)
         return summary
+
+    async def checkpoint(self, author: str) -> dict[str, Any]:
+        """See `LearnerClient`."""
+        saved: dict[str, Any] = await self._operate("checkpoint", author)
+        return saved
+
+    async def checkpoints(self) -> list[dict[str, Any]]:
+        """See `LearnerClient`."""
+        kept: list[dict[str, Any]] = await self._operate("checkpoints")
+        return kept
+
+    async def freeze(self, frozen: bool, author: str) -> int:
+        """See `LearnerClient`."""
+        return int(await self._operate("freeze", frozen, author))
+
+    async def rollback(self, version: int | None, checkpoint: str | None, author: str) -> dict[str, Any]:
+        """See `LearnerClient`."""
+        result: dict[str, Any] = await self._operate("rollback", version, checkpoint, author)
+        return result
+
+    async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
+        """See `LearnerClient`."""
+        held: tuple[int, list[HeldEvent]] = await self._operate("quarantine", after, limit)
+        return held
+
+    async def settle(
+        self, action: Literal[Action.READMIT, Action.DROP], seqs: Sequence[int] | None, author: str
+    ) -> dict[str, int]:
+        """See `LearnerClient`."""
+        result: dict[str, int] = await self._operate("settle", action, seqs, author)
+        return result
 
     async def describe(self) -> dict[str, Any]:
         """See `LearnerClient`."""
@@ -88,9 +122,12 @@ class RayLearner:
         explained: ExplainedDecision | None = await self._call("operator", "explain", decision_id)
         return explained
 
-    async def erase_embedding(self, decision_id: str) -> bool:
+    async def erase_embedding(self, decision_id: str, author: str) -> bool:
         """See `LearnerClient`."""
-        return bool(await self._call("operator", "erase_embedding", decision_id))
+        return bool(await self._operate("erase_embedding", decision_id, author))
+
+    async def _operate(self, method: str, *args: Any) -> Any:
+        return await self._call("operator", method, *args, patience_s=_OPERATOR_TIMEOUT_S)
 
     async def _call(self, group: str, method: str, *args: Any, patience_s: float = _CALL_TIMEOUT_S) -> Any:
         if self._handle is None:
@@ -104,11 +141,17 @@ class _LearnerGone(LearnerAway):
 
 
 async def _answer(ref: Awaitable[Any], *, timeout_s: float) -> Any:
-    """The value behind a reference; what Ray raises about a missing learner becomes LearnerAway."""
+    """The value behind a reference.
+
+    What Ray raises about a missing learner becomes LearnerAway, and so does what a learner raises that cannot log,
+    or may not any more: it has acknowledged nothing, and is about to be itself again or replaced.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             return await ref
     except RayTaskError as error:
+        if isinstance(error.cause, LogError):
+            raise LearnerAway(str(error.cause)) from error
         if isinstance(error.cause, LearnerError):
             raise error.cause from None
         raise
@@ -122,4 +165,4 @@ def _why_it_died(error: ActorDiedError) -> str:
     """Of a learner that could not start the last line of Ray's text, which is what its constructor raised."""
     text = str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"the learner cannot start: {lines[-1]}" if "creation task" in text else text
+    return f"{CANNOT_START}: {lines[-1]}" if "creation task" in text else text

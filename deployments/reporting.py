@@ -12,11 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from learner.core import ExplainedDecision
-from learner.errors import DecisionPendingError, RepeatedUidError, UnknownUidError
 from learner.events import RewardItem
 
 from .decisions import DecisionBuffer
-from .errors import LearnerAway, LearnerAwayProblem, Problem
 from .learner_client import LearnerClient
 from .schemas import RewardIn, RewardsRequest
 from .scorer import Scorer
@@ -53,21 +51,13 @@ class Reporter:
         """Have rewards logged as `author`'s, and wait for their effect if asked to.
 
         Raises:
-            Problem: nothing was acknowledged; see the HTTP contract.
+            LearnerAway, LearnerError: nothing was acknowledged.
+            Problem: a message cannot be encoded now.
         """
         items = await self._items(request.rewards, author)
         deadline_s = asyncio.get_running_loop().time() + self._wait_timeout_s
-        try:
-            await self._decisions.flush()
-            reply = await self._client.add_rewards(items, request.wait, self._wait_timeout_s)
-        except LearnerAway as error:
-            raise LearnerAwayProblem from error
-        except DecisionPendingError as error:
-            raise Problem(503, "decision_pending", str(error), retry_after_s=1) from error
-        except UnknownUidError as error:
-            raise Problem(422, "unknown_uid", str(error)) from error
-        except RepeatedUidError as error:
-            raise Problem(422, "repeated_uid", str(error)) from error
+        await self._decisions.flush()
+        reply = await self._client.add_rewards(items, request.wait, self._wait_timeout_s)
         reached = reply.reached
         if request.wait == "published" and reached:
             # Published is not yet here: an answer that follows from this replica must show it.
@@ -91,10 +81,10 @@ class Reporter:
         await self._decisions.flush()
         return await self._client.explain(decision_id)
 
-    async def erase_embedding(self, decision_id: str) -> bool:
+    async def erase_embedding(self, decision_id: str, *, author: str) -> bool:
         """Forget a decision's embedding, see `explain`; whether the decision was known."""
         await self._decisions.flush()
-        return await self._client.erase_embedding(decision_id)
+        return await self._client.erase_embedding(decision_id, author)
 
     async def _items(self, rewards: Sequence[RewardIn], author: str) -> list[RewardItem]:
         embeddings = await self._embed([reward.message for reward in rewards if reward.message is not None])

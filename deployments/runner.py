@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from learner.actor import NAMESPACE, learner_name
 from learner.chain import check_source
+from learner.storage import check_log, check_storage, open_checkpoints
 
 from .auth import check_credentials, check_exposure
 from .config import ReplicaArgs, ServeArgs
@@ -36,7 +37,7 @@ from .local import (
     wait_until_ready,
 )
 from .serve_client import serve_client
-from .serve_config import IMPORT_PATH, parse_args, read_serve_config
+from .serve_config import IMPORT_PATH, parse_args, read_serve_config, with_absolute_paths
 
 logger = logging.getLogger(__name__)
 
@@ -54,24 +55,29 @@ class Served:
 
 
 @contextlib.contextmanager
-def running_service(config_path: Path, *, address: str | None, say: Callable[[str], None]) -> Iterator[list[Served]]:
+def running_service(
+    config_path: Path, *, address: str | None, say: Callable[[str], None], reset: bool = False
+) -> Iterator[list[Served]]:
     """Serve what the config says while the body runs. Yields what is served.
 
     Args:
         config_path: a Serve config.
         address: a Ray cluster to join, None to start one here.
         say: told what is being done.
+        reset: set the applications' checkpoints aside, so that they may start with another event log.
 
     Raises:
         ServeConfigError, AuthSetupError, LearnerError, ServiceError: it cannot be served; nothing is left behind.
     """
-    config = read_serve_config(config_path)
+    config = with_absolute_paths(read_serve_config(config_path), config_path.resolve().parent)
     host, port = config.http_options.host, config.http_options.port
     apps = [app.name for app in config.applications]
     args = {app.name: _checked_args(app, host) for app in config.applications if app.import_path == IMPORT_PATH}
     if not args:
         raise ServiceError(f"{config_path} names no application of Tidegate's; set import_path: {IMPORT_PATH}")
     check_port(host, port)
+    if address is None and not reset:
+        _check_storage(args)
     node_id = ""
     try:
         interrupt_on_signals()
@@ -79,6 +85,10 @@ def running_service(config_path: Path, *, address: str | None, say: Callable[[st
         node_id = _start_ray(address, sum(_cpus(of_app.replica) for of_app in args.values()))
         interrupt_on_signals()
         RunFile.of_this_process(port, node_id).write()
+        if reset:
+            set_checkpoints_aside(args, say)
+            if address is None:
+                _check_storage(args)
         say("loading the encoder and starting the learner")
         _deploy(config)
         root = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -88,7 +98,7 @@ def running_service(config_path: Path, *, address: str | None, say: Callable[[st
             if app.name in args
         ]
         for application in served:
-            wait_until_ready(application.url, _READY_TIMEOUT_S)
+            wait_until_ready(application.url, _READY_TIMEOUT_S, patience_s=_patience_s(args.values()))
         RunFile.of_this_process(port, node_id).write()
         yield served
     finally:
@@ -110,7 +120,34 @@ def _checked_args(app: ServeApplicationSchema, host: str) -> ServeArgs:
     check_exposure(args.auth, host)
     check_credentials(args.auth)
     check_source(args.chain)
+    check_log(args.learner, app.name)
     return args
+
+
+def _check_storage(args: Mapping[str, ServeArgs]) -> None:
+    """Refuse what the learners, which are on this machine, would refuse."""
+    for app, of_app in args.items():
+        check_storage(of_app.learner, app)
+
+
+def _patience_s(args: Iterable[ServeArgs]) -> float:
+    """For how long a learner may say that it cannot start: it has itself waited for another's claim to run out."""
+    return max(of_app.learner.log.lease_s for of_app in args)
+
+
+def set_checkpoints_aside(args: Mapping[str, ServeArgs], say: Callable[[str], None]) -> None:
+    """Move the checkpoints of applications, by name, to where no learner looks for them. Nothing is deleted.
+
+    Raises:
+        CheckpointError: the storage fails.
+    """
+    for app, of_app in args.items():
+        store = open_checkpoints(of_app.learner, app)
+        if store is None:
+            continue
+        names = store.set_aside(log_id=None)
+        what = f"set aside {len(names)}: {', '.join(names)}" if names else "there were none to set aside"
+        say(f"checkpoints of {app}: {what}")
 
 
 def _cpus(replica: ReplicaArgs) -> float:

@@ -80,6 +80,47 @@ class RewardsRequest(Request):
         return self
 
 
+class CheckpointRequest(Request):
+    """Save what has been learned so far. There is nothing to say."""
+
+
+class FreezeRequest(Request):
+    """Stop learning, or go on with it."""
+
+    frozen: bool = Field(True, description="false: learn again, beginning with what was held meanwhile")
+
+
+class RollbackRequest(Request):
+    """Go back to a version or to a checkpoint: exactly one of them."""
+
+    version: int | None = Field(None, ge=0, description="the version whose weights come back")
+    checkpoint: str | None = Field(None, min_length=1, max_length=200, description="or the name of a checkpoint")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> RollbackRequest:
+        if (self.version is None) == (self.checkpoint is None):
+            raise ValueError("give either version or checkpoint")
+        return self
+
+
+class QuarantineQuery(BaseModel):
+    """A page of the events that are held."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    after: int = Field(0, ge=0, description="only events after this place in the log")
+    limit: int = Field(100, ge=1, le=1000, description="at most so many")
+
+
+class SettleRequest(Request):
+    """Learn held events after all, or give them up."""
+
+    action: Literal["readmit", "drop"]
+    seqs: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, min_length=1, description="their places in the log; null: all that do not wait for the end of a freeze"
+    )
+
+
 class ProblemDocument(BaseModel):
     """RFC 9457."""
 
@@ -167,3 +208,61 @@ class RewardsResponse(BaseModel):
     weights: PublishedVersion
     version: int
     reached: bool
+
+
+class CheckpointInfo(BaseModel):
+    """A saved state."""
+
+    name: str
+    version: int
+    epoch: int
+    created_at: str
+    digest: str
+    frozen: bool
+
+
+class CheckpointsResponse(BaseModel):
+    """Those that are kept, newest first."""
+
+    checkpoints: list[CheckpointInfo]
+
+
+class FreezeResponse(BaseModel):
+    """Whether learning has stopped, and the version from which on that holds."""
+
+    frozen: bool
+    version: int
+
+
+class RollbackResponse(BaseModel):
+    """The version whose weights came back, the one that they are published as, and how many events are held."""
+
+    restored: int
+    version: int
+    quarantined: int
+
+
+class HeldReward(BaseModel):
+    """An event that is in the log and not in the weights."""
+
+    seq: int
+    reason: Literal["frozen", "rolled_back", "non_finite"]
+    decision_id: str | None = None
+    reward_id: str | None = None
+    uids: list[int]
+    rewards: list[float]
+    author: str
+
+
+class QuarantineResponse(BaseModel):
+    """How many events are held, and a page of them."""
+
+    quarantined: int
+    events: list[HeldReward]
+
+
+class SettleResponse(BaseModel):
+    """The version that shows it, and how many events are still held."""
+
+    version: int
+    quarantined: int

@@ -16,12 +16,12 @@ from torch import Tensor
 from gating.head import score
 from gating.metagraph import MetagraphView, unknown_uids
 from gating.selection import Selection, select
-from learner.events import Decision
+from learner.events import Decision, candidates_digest
 
 from .batcher import Batcher, EngineDeadError, QueueFullError
 from .config import SelectionArgs, ServingArgs
 from .decisions import DecisionBuffer
-from .errors import Problem
+from .errors import LearnerAway, LearnerAwayProblem, Problem
 from .schemas import ScoreRequest, SelectRequest
 from .weights import Subscriber, Weights
 
@@ -45,6 +45,7 @@ class Scorer:
         decisions: where selections go on their way to the learner.
         selection: how uids are chosen.
         serving: limits and patience.
+        durable_log: whether the event log outlives the learner, so that durable selections can be had.
         generator: the randomness of selections.
         now_s: seconds since 1970.
     """
@@ -57,6 +58,7 @@ class Scorer:
         decisions: DecisionBuffer,
         selection: SelectionArgs,
         serving: ServingArgs,
+        durable_log: bool,
         generator: np.random.Generator,
         now_s: Callable[[], float] = time.time,
     ) -> None:
@@ -65,6 +67,7 @@ class Scorer:
         self._decisions = decisions
         self._selection = selection
         self._serving = serving
+        self._durable_log = durable_log
         self._generator = generator
         self._now_s = now_s
 
@@ -85,9 +88,14 @@ class Scorer:
     async def select(self, request: SelectRequest) -> dict[str, Any]:
         """Choose k available uids for each message, and hand the decisions to the learner.
 
+        A durable selection is answered once they are in the event log.
+
         Raises:
             Problem: see the HTTP contract.
         """
+        if request.durable and not self._durable_log:
+            detail = "durable selections need an event log that outlives the learner; set learner.log.url"
+            raise Problem(501, "not_available", detail)
         self._decisions.check_room(len(request.messages))
         scored = await self._score(request.messages, request.uids, request.min_version)
         # Again, since others may have filled it while the engine worked.
@@ -99,7 +107,12 @@ class Scorer:
         if request.explore:
             scores = scores + snapshot.bonus[candidates]
         selections = select(scores, candidates, request.k, epsilon=self._epsilon(request), generator=self._generator)
-        ids = [self._record(scored, row, selection, len(candidates)) for row, selection in enumerate(selections)]
+        digest = candidates_digest(candidates)
+        ids = [
+            self._record(scored, row, selection, len(candidates), digest) for row, selection in enumerate(selections)
+        ]
+        if request.durable:
+            await self._wait_until_logged()
         answers = [
             {"decision_id": i, "uids": s.uids, "scores": s.scores, "propensities": s.propensities}
             for i, s in zip(ids, selections, strict=True)
@@ -176,12 +189,22 @@ class Scorer:
                 retry_after_s=1,
             )
 
+    async def _wait_until_logged(self) -> None:
+        try:
+            await self._decisions.flush()
+        except LearnerAway as error:
+            consequence = (
+                "the selections were made and will be logged once it is back, but nobody is told of them; "
+                "send the request again, or without durable"
+            )
+            raise LearnerAwayProblem(error, consequence) from error
+
     def _epsilon(self, request: SelectRequest) -> float:
         if not request.explore:
             return 0.0
         return self._selection.epsilon_single if request.k == 1 else self._selection.epsilon
 
-    def _record(self, scored: Scored, row: int, selection: Selection, candidates: int) -> str:
+    def _record(self, scored: Scored, row: int, selection: Selection, candidates: int, digest: str) -> str:
         snapshot = scored.weights.snapshot
         uids = tuple(selection.uids.tolist())
         decision = Decision(
@@ -195,6 +218,7 @@ class Scorer:
             propensities=tuple(selection.propensities.tolist()),
             hotkeys=tuple(snapshot.view.hotkeys[uid] for uid in uids),
             candidates=candidates,
+            candidates_digest=digest,
         )
         self._decisions.add(decision)
         return decision.id

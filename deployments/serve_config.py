@@ -14,6 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 from .config import ServeArgs
 
 IMPORT_PATH = "deployments.app:build_app"
+_SQLITE = "sqlite:///"
 
 
 class ServeConfigError(Exception):
@@ -67,6 +68,56 @@ def parse_args(raw: Mapping[str, Any], *, place: str = "args.") -> ServeArgs:
         return ServeArgs.model_validate(raw)
     except ValidationError as error:
         raise ServeConfigError(_first_error(error, place)) from error
+
+
+def with_absolute_paths(config: ServeDeploySchema, folder: Path) -> ServeDeploySchema:
+    """The config with the paths of event logs and checkpoints made absolute: Ray's workers have folders of their own.
+
+    Args:
+        config: as `read_serve_config` gives it.
+        folder: where relative paths begin.
+    """
+    applications = [
+        application.model_copy(update={"args": _absolute_args(application.args, folder)})
+        if application.import_path == IMPORT_PATH
+        else application
+        for application in config.applications
+    ]
+    return config.model_copy(update={"applications": applications})
+
+
+def _absolute_args(args: Mapping[str, Any] | BaseModel, folder: Path) -> dict[str, Any]:
+    given = dict(args.model_dump() if isinstance(args, BaseModel) else args)
+    learner = parse_args(given).learner
+    return {
+        **given,
+        "learner": {
+            **given.get("learner", {}),
+            "log": {**_section(given, "log"), "url": absolute_log_url(learner.log.url, folder)},
+            "checkpoints": {
+                **_section(given, "checkpoints"),
+                "url": absolute_checkpoints_url(learner.checkpoints.url, folder),
+            },
+        },
+    }
+
+
+def _section(args: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section: Mapping[str, Any] = args.get("learner", {}).get(name, {})
+    return section
+
+
+def absolute_log_url(url: str, folder: Path) -> str:
+    """An SQLite URL with a relative path, with an absolute one; any other as it is."""
+    path = url.removeprefix(_SQLITE)
+    if path == url or not path:
+        return url
+    return f"{_SQLITE}{folder / path}"
+
+
+def absolute_checkpoints_url(url: str, folder: Path) -> str:
+    """A relative path as an absolute one; any other path or URL as it is."""
+    return url if "://" in url or url.startswith("~") else str(folder / url)
 
 
 def _refuse_unknown(raw: Any, models: Sequence[type[BaseModel]], place: str) -> None:

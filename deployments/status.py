@@ -24,12 +24,23 @@ LEARNER_ROWS = (
     ("join rate", "join_rate"),
     ("moving reward", "moving_reward"),
     ("moving loss", "moving_loss"),
-    ("durable", "durable"),
-    ("checkpoint", "checkpoint"),
     ("last seen, s ago", "last_seen_s"),
     ("reason", "reason"),
-    ("log", "log_id"),
     ("encoder", "fingerprint"),
+)
+DURABILITY_ROWS = (
+    ("durable", "durable"),
+    ("log", "log_id"),
+    ("log error", "log_error"),
+    ("frozen", "frozen"),
+    ("quarantined", "quarantine"),
+)
+CHECKPOINT_ROWS = (
+    ("checkpoint", "name"),
+    ("its version", "version"),
+    ("saved, s ago", "age_s"),
+    ("checkpoint error", "last_error"),
+    ("pruned rows", "pruned_rows"),
 )
 METAGRAPH_ROWS = (
     ("source", "source"),
@@ -46,14 +57,13 @@ METAGRAPH_ROWS = (
 )
 REPLICA_COLUMNS = (
     ("replica", "id"),
-    ("epoch", "epoch"),
     ("version", "version"),
     ("age, s", "age_s"),
     ("queued", "queued_texts"),
     ("texts", "texts"),
-    ("decisions", "issued"),
-    ("buffered", "buffered_decisions"),
-    ("polled, s ago", "last_poll_s"),
+    ("chosen", "issued"),
+    ("waiting", "buffered_decisions"),
+    ("polled, s", "last_poll_s"),
 )
 
 
@@ -79,17 +89,18 @@ def show_status(client: GateClient, console: Console, json_output: bool = False)
 
 
 def render_status(state: Mapping[str, Any]) -> RenderableType:
-    """The state as tables. Whatever is missing or null is shown as a dash; what is not known is passed over."""
+    """The state as tables for 80 columns. What is null is shown as a dash; what is missing is passed over."""
     learner = _mapping(state.get("learner"))
     counters = tuple((name.replace("_", " "), name) for name in _mapping(learner.get("counters")))
     parts: list[RenderableType] = [
         _headline(state, learner),
         _pairs("learner", LEARNER_ROWS, learner),
+        *_durability(learner),
         _pairs("metagraph", METAGRAPH_ROWS, _mapping(state.get("metagraph"))),
         _replicas(state.get("replicas")),
     ]
     if counters:
-        parts.insert(2, _pairs("counted", counters, _mapping(learner.get("counters"))))
+        parts.insert(-2, _pairs("counted", counters, _mapping(learner.get("counters"))))
     return Group(*parts)
 
 
@@ -106,20 +117,44 @@ def _headline(state: Mapping[str, Any], learner: Mapping[str, Any]) -> Text:
     return headline
 
 
+def _durability(learner: Mapping[str, Any]) -> list[RenderableType]:
+    """Whether what was acknowledged is safe. A learner that is away tells nothing of it."""
+    if "durable" not in learner:
+        return []
+    checkpoint = learner.get("checkpoint")
+    table = _table("durability")
+    _add_rows(table, DURABILITY_ROWS, learner)
+    # With a log in memory nothing is saved.
+    if learner["durable"] and isinstance(checkpoint, Mapping):
+        _add_rows(table, CHECKPOINT_ROWS, checkpoint)
+    return [table]
+
+
 def _pairs(title: str, rows: tuple[tuple[str, str], ...], values: Mapping[str, Any]) -> RenderableType:
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for label, key in rows:
-        if key in values:
-            table.add_row(Text(label), Text(_plain(values[key])))
+    table = _table(title)
+    _add_rows(table, rows, values)
     return table if table.row_count else Text(f"{title}: not known")
 
 
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _add_rows(table: Table, rows: tuple[tuple[str, str], ...], values: Mapping[str, Any]) -> None:
+    for label, key in rows:
+        if key in values:
+            table.add_row(Text(label), Text(_plain(values[key])))
+
+
 def _replicas(replicas: object) -> RenderableType:
-    table = Table(title="replicas", title_justify="left")
+    table = Table(title="replicas", title_justify="left", padding=0)
     for label, _ in REPLICA_COLUMNS:
-        table.add_column(label, justify="left" if label == "replica" else "right", overflow="fold")
+        # A long name may be broken; a number must not be.
+        is_name = label == "replica"
+        table.add_column(label, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for replica in replicas if isinstance(replicas, list) else []:
         table.add_row(*(Text(_plain(_mapping(replica).get(key))) for _, key in REPLICA_COLUMNS))
     return table if table.row_count else Text("replicas: none known")

@@ -32,6 +32,7 @@ from .learner_client import LearnerClient
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.2
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,36 @@ class Subscriber:
         """Whether weights of that age may be too old."""
         return age_s is None or age_s > self._max_age_s
 
+    async def start(self, load_saved: Callable[[], HeadSnapshot | None], *, patience_s: float = _PATIENCE_S) -> None:
+        """Get the first weights: the learner's, or saved ones while it is away.
+
+        Args:
+            load_saved: gives the saved ones, None if there are none; it may block.
+            patience_s: how long the learner may be silent, as one that starts or hangs is.
+
+        Raises:
+            LearnerError: the learner that runs is not this replica's.
+        """
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.poll_once()
+        except (LearnerAway, TimeoutError) as error:
+            logger.warning("started without the learner: %s", self.away_because or type(error).__name__)
+            saved = await asyncio.to_thread(load_saved)
+            if saved is not None and self.start_from(saved):
+                logger.warning("serving_saved_weights epoch=%d version=%d", *saved.order)
+
+    def start_from(self, snapshot: HeadSnapshot) -> bool:
+        """Serve saved weights until the learner confirms or replaces them; how old they are is not known till then.
+
+        Returns:
+            False if they are of no use: no newer than the current ones, or in another format.
+
+        Raises:
+            LearnerError: they are for another encoder.
+        """
+        return self._take(snapshot)
+
     async def wait_for_version(self, version: int, timeout_s: float) -> bool:
         """Wait until the current version is at least this one; whether it is."""
         return await self._changed.wait_until(
@@ -110,7 +141,7 @@ class Subscriber:
                 away = False
             except LearnerAway as error:
                 if not away:
-                    logger.warning("learner away: %s", str(error).splitlines()[0])
+                    logger.warning("learner away: %s", error.because)
                 away = True
                 await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))
 
@@ -127,7 +158,7 @@ class Subscriber:
         try:
             reply, snapshot = await self._client.poll(self._status(), wait_s)
         except LearnerAway as error:
-            self.away_because = (str(error).splitlines() or [""])[0]
+            self.away_because = error.because
             raise
         self.away_because = None
         of_use = snapshot is None or self._take(snapshot)

@@ -12,8 +12,10 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import ray
 import torch
@@ -21,18 +23,28 @@ from ray.util.metrics import Gauge
 
 from gating.metagraph import MetagraphView
 
-from .chain import build_source
+from .checkpoint import Manifest
 from .config import ChainConfig, LearnerConfig
-from .core import ExplainedDecision, Learner, ResyncSummary
-from .errors import ConfigMismatchError, DecisionPendingError, EncoderMismatchError
-from .event_log import MemoryEventLog
-from .events import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, RewardReport, Wait
-from .follower import ChainFollower, build_schedule
+from .core import ExplainedDecision, HeldEvent, ResyncSummary
+from .draft import Stage
+from .errors import (
+    ConfigMismatchError,
+    DecisionPendingError,
+    EncoderMismatchError,
+    LearnerError,
+    NeedsDurableLogError,
+    OverloadedError,
+    UnknownVersionError,
+)
+from .events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, RewardReport, Wait
+from .group_commit import GroupCommitter
+from .housekeeping import Housekeeper
 from .loop import LearningLoop
 from .nonces import NonceStore, NonceVerdict
-from .rules import build_rule
 from .signals import Signal
+from .startup import LearnerArgs, start_learner
 from .state import HeadSnapshot
+from .storage import log_clock, open_storage
 
 logger = logging.getLogger(__name__)
 
@@ -40,18 +52,11 @@ NAMESPACE = "tidegate"
 CONCURRENCY_GROUPS = {"polls": 4096, "reports": 1024, "operator": 16}
 _REPLIES_PER_S = 2000
 _LIVE_HEARTBEATS = 3
-_FIRST_VIEW_PATIENCE_S = 30.0
+_LAST_WORDS_S = 5.0
+OPERATOR_PATIENCE_S = 60.0
+"""How long an operator's action may take to be learned and published."""
 
-
-@dataclass(frozen=True, slots=True)
-class LearnerArgs:
-    """Everything that a learner is created from. Two with different digests cannot stand for each other."""
-
-    app: str
-    chain: ChainConfig
-    config: LearnerConfig
-    dim: int
-    fingerprint: str
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -75,7 +80,8 @@ class _ChainGauges:
 
     def set(self, chain: dict[str, Any]) -> None:
         """Take over what the follower tells of itself."""
-        self._age_s.set(chain["block_age_s"], self._tags)
+        if chain["block_age_s"] is not None:
+            self._age_s.set(chain["block_age_s"], self._tags)
         cause = chain["last_cause"]
         if self._cause is not None and self._cause != cause:
             self._failing.set(0, {**self._tags, "cause": self._cause})
@@ -88,41 +94,57 @@ class LearnerActor:
     """One application's learner. See `LearnerArgs`."""
 
     def __init__(self, args: LearnerArgs) -> None:
-        # The learning thread is one core's work; more threads would only take from the replicas.
+        # The learning thread is one core's work; more threads would only take from the replicas. Replaying the log
+        # gives the same bits only with the same number.
         torch.set_num_threads(1)
         self._args = args
-        config = args.config
-        # Either thread ends the process if it cannot go on: Ray starts the actor again.
-        self._follower = ChainFollower(
-            build_source(args.chain), build_schedule(args.chain), on_crash=lambda: os._exit(1)
-        )
-        self._learner = Learner(
-            config=config,
-            rule=build_rule(config.rule),
-            view=self._follower.first_view(_FIRST_VIEW_PATIENCE_S),
-            dim=args.dim,
+        self._storage = open_storage(
+            args.config,
+            application=args.app,
             fingerprint=args.fingerprint,
-            log=MemoryEventLog(started_at_ms=time.time_ns() // 1_000_000),
-            clock=time.monotonic,
-            on_hotkey_swap=args.chain.on_hotkey_swap,
+            dim=args.dim,
+            # The same actor, started again after its process died, has the same id.
+            holder=f"ray-actor-{ray.get_runtime_context().get_actor_id()}",
         )
-        self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
-        self._chain_gauges = _ChainGauges(args.app)
+        self._clock = log_clock(self._storage.log)
+        self._changed = Signal()
+        # Operators' calls all run on one event loop.
+        self._saving = asyncio.Lock()
         self._replicas: dict[str, tuple[float, ReplicaStatus]] = {}
+        self._decision_batches = 0
         self._last_poll_s = time.monotonic()
         self._published: _Published | None = None
-        self._changed = Signal()
+        self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
+        self._chain_gauges = _ChainGauges(args.app)
+        try:
+            self._learner, self._follower = start_learner(args, self._storage, self._clock, on_crash=_crash)
+        except LearnerError:
+            self._storage.log.close()
+            raise
+        self._build_threads(args)
+        for thread in (self._committer, self._loop, self._housekeeper):
+            thread.start()
+        self._follower.start(self._resync)
+        threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
+
+    def _build_threads(self, args: LearnerArgs) -> None:
+        self._committer = GroupCommitter(
+            self._learner,
+            tick_s=min(1.0, args.config.log.lease_s / 4),
+            on_commit=self._on_commit,
+            on_fenced=_leave_for_good,
+            on_crash=_crash,
+        )
+        self._housekeeper = Housekeeper(
+            self._learner, self._storage.checkpoints, application=args.app, clock=self._clock, on_crash=_crash
+        )
         self._loop = LearningLoop(
             self._learner,
             publish=self._publish,
             interval_s=self._publish_interval_s,
             on_learned=self._changed.notify,
-            # A learner that cannot learn must not go on acknowledging; Ray starts the actor again.
-            on_crash=lambda: os._exit(1),
+            on_crash=_crash,
         )
-        self._loop.start()
-        self._follower.start(self._resync)
-        threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
 
     async def check_args(self, config: LearnerConfig, chain: ChainConfig, fingerprint: str) -> None:
         """Whether this learner is the one that a replica wants.
@@ -159,19 +181,20 @@ class LearnerActor:
         return PollReply(epoch=order[0], version=order[1], refs=[] if order == have else [published.ref])
 
     async def add_decisions(self, batch: DecisionBatch) -> None:
-        """See `Learner.add_decisions`."""
-        self._learner.add_decisions(batch)
+        """See `Learner.stage_decisions`; answers once they are in the log."""
+        await self._commit(self._learner.stage_decisions(batch))
+        self._decision_batches += 1
         self._changed.notify()
 
     async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
         """Log a report, waiting briefly for decisions on their way, and for its effect if asked to.
 
         Raises:
-            UnknownUidError, RepeatedUidError, DecisionPendingError: see `Learner.add_rewards`.
+            UnknownUidError, RepeatedUidError, DecisionPendingError: see `Learner.stage_rewards`.
         """
         report = await self._log_rewards(items)
-        self._loop.wake()
-        reached = await self._changed.wait_until(lambda: self._has_reached(report.seq, wait), timeout_s)
+        await self._changed.wait_until(lambda: self._learner.frozen or self._has_reached(report.seq, wait), timeout_s)
+        reached = self._has_reached(report.seq, wait)
         order = self._published.snapshot.order if self._published else (self._learner.log.epoch, 0)
         return RewardReply(report=report, epoch=order[0], published_version=order[1], reached=reached)
 
@@ -179,17 +202,79 @@ class LearnerActor:
         """See `NonceStore.take`. Every replica asks here, so a request counts once for all of them."""
         return self._nonces.take(hotkey, nonce_ns, skew_s)
 
-    async def resync(self) -> ResyncSummary:
+    async def resync(self, author: str) -> ResyncSummary:
         """Read the source again and follow it.
 
         Raises:
             LearnerError: the source cannot be read or is older than what is in use; nothing was changed.
         """
-        summary = await asyncio.to_thread(self._follower.refresh)
-        await self._changed.wait_until(
-            lambda: self._has_reached(summary.seq, "published"), self._args.config.decision_wait_s + 1.0
-        )
+        summary = await asyncio.to_thread(self._follower.refresh, author)
+        await self._wait_until_published(summary.seq)
         return summary
+
+    async def checkpoint(self, author: str) -> dict[str, Any]:
+        """Save what has been learned so far.
+
+        Raises:
+            NeedsDurableLogError, CheckpointError: it cannot be saved.
+        """
+        if self._storage.checkpoints is None:
+            raise NeedsDurableLogError("a log in memory has no checkpoints; set learner.log.url")
+        seq = await self._commit(self._learner.stage_action(Action.CHECKPOINT, author))
+        await self._wait_until_applied(seq)
+        async with self._saving:
+            manifest = await asyncio.to_thread(self._housekeeper.save)
+        assert manifest is not None, "there is a place for checkpoints"
+        return _summary_of(manifest)
+
+    async def checkpoints(self) -> list[dict[str, Any]]:
+        """The checkpoints that are kept, newest first."""
+        store = self._storage.checkpoints
+        return [] if store is None else [_summary_of(manifest) for manifest in await asyncio.to_thread(store.list)]
+
+    async def freeze(self, frozen: bool, author: str) -> int:
+        """Stop learning, or go on with it; the answer is the version from which on that holds."""
+        seq = await self._commit(self._learner.stage_action(Action.FREEZE if frozen else Action.THAW, author))
+        await self._wait_until_published(seq)
+        return seq
+
+    async def rollback(self, version: int | None, checkpoint: str | None, author: str) -> dict[str, Any]:
+        """Go back to a version, or to a checkpoint's; see `Learner.stage_rollback`.
+
+        Raises:
+            UnknownVersionError: there is no such version, or it cannot be rebuilt any more.
+        """
+        if version is None:
+            version = await asyncio.to_thread(self._version_of, checkpoint)
+        async with self._saving:
+            with ExitStack() as until_saved:
+                # Another checkpoint would make the one superfluous that this may need.
+                await asyncio.to_thread(until_saved.enter_context, self._housekeeper.paused())
+                stage = await asyncio.to_thread(self._learner.stage_rollback, version, author)
+                summary = await self._commit(stage)
+                await self._wait_until_published(summary.seq)
+                if self._learner.version >= summary.seq and self._storage.checkpoints is not None:
+                    # So that a restart need not go back that far.
+                    await asyncio.to_thread(self._housekeeper.save)
+        held, _ = self._learner.held_events(after=0, limit=0)
+        return {"restored": summary.restored, "version": summary.seq, "quarantined": held}
+
+    async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
+        """See `Learner.held_events`."""
+        return await asyncio.to_thread(self._learner.held_events, after, limit)
+
+    async def settle(
+        self, action: Literal[Action.READMIT, Action.DROP], seqs: Sequence[int] | None, author: str
+    ) -> dict[str, int]:
+        """Learn held events after all, or give them up; see `Learner.stage_settlement`.
+
+        Raises:
+            UnknownEventError: an event is not held, or waits for the thaw.
+        """
+        seq = await self._commit(self._learner.stage_settlement(action, seqs, author))
+        await self._wait_until_published(seq)
+        held, _ = self._learner.held_events(after=0, limit=0)
+        return {"version": seq, "quarantined": held}
 
     async def describe(self) -> dict[str, Any]:
         """The learner's figures, the network's, and what the replicas last told of themselves."""
@@ -197,7 +282,13 @@ class LearnerActor:
         view = self._learner.view
         published = self._published.snapshot.version if self._published else None
         return {
-            "learner": {**self._learner.describe(), "published_version": published, "status": "running"},
+            "learner": {
+                **self._learner.describe(),
+                "published_version": published,
+                "status": "running",
+                "checkpoint": self._housekeeper.describe(),
+                "log_error": self._committer.last_error,
+            },
             "metagraph": {
                 "netuid": view.netuid,
                 "n": view.n,
@@ -215,45 +306,90 @@ class LearnerActor:
 
     async def explain(self, decision_id: str) -> ExplainedDecision | None:
         """See `Learner.explain`."""
-        return self._learner.explain(decision_id)
+        return await asyncio.to_thread(self._learner.explain, decision_id)
 
-    async def erase_embedding(self, decision_id: str) -> bool:
-        """See `Learner.erase_embedding`."""
-        return self._learner.erase_embedding(decision_id)
+    async def erase_embedding(self, decision_id: str, author: str) -> bool:
+        """Forget a decision's embedding for good; rewards that come later are rejected. Whether it was known.
+
+        What was learned from it is saved first, so that no restart needs the embedding.
+
+        Raises:
+            CheckpointError, OverloadedError: it could not be saved; the embedding is still there.
+        """
+        if await self.explain(decision_id) is None:
+            return False
+        seq = await self._commit(self._learner.stage_erasure(decision_id, author))
+        # From here on no reward is accepted for it, so these are all that there will be.
+        explained = await self.explain(decision_id)
+        if explained is not None and explained.rewards:
+            if not await self._wait_until_applied(seq):
+                raise OverloadedError("what was learned from the embedding is not saved yet; send the request again")
+            async with self._saving:
+                await asyncio.to_thread(self._housekeeper.save)
+        return await asyncio.to_thread(self._learner.log.erase_embedding, decision_id)
 
     async def stop(self) -> None:
-        """Learn what was acknowledged and stop learning; the caller then kills the actor."""
-        self._loop.stop()
+        """Learn what was acknowledged, save it and hand the log over; the caller then kills the actor."""
+        await asyncio.to_thread(self._finish)
 
-    def _resync(self, view: MetagraphView) -> ResyncSummary:
-        summary = self._learner.resync(view)
+    def _finish(self) -> None:
+        self._committer.stop()
+        self._loop.stop()
+        self._housekeeper.stop()
+        self._storage.log.close()
+
+    async def _commit(self, stage: Stage[T]) -> T:
+        return await asyncio.wrap_future(self._committer.submit(stage))
+
+    def _on_commit(self) -> None:
         self._loop.wake()
-        return summary
+        self._changed.notify()
+
+    def _resync(self, view: MetagraphView, author: str | None) -> ResyncSummary:
+        return self._committer.submit(self._learner.stage_resync(view, author)).result()
 
     async def _log_rewards(self, items: Sequence[RewardItem]) -> RewardReport:
-        reports: list[RewardReport] = []
-
-        def logged() -> bool:
+        deadline_s = time.monotonic() + self._args.config.decision_wait_s
+        while True:
+            arrived = self._decision_batches
             live = [status.incarnation for _, status in self._live_replicas()]
             try:
-                reports.append(self._learner.add_rewards(items, live))
+                return await self._commit(self._learner.stage_rewards(items, live))
             except DecisionPendingError:
-                return False
-            return True
+                left_s = deadline_s - time.monotonic()
+                has_more = partial(self._has_more_batches_than, arrived)
+                if not await self._changed.wait_until(has_more, max(left_s, 0.0)):
+                    raise
 
-        if await self._changed.wait_until(logged, self._args.config.decision_wait_s):
-            return reports[0]
-        raise DecisionPendingError("a decision has not arrived from its replica yet; send the request again")
+    def _has_more_batches_than(self, count: int) -> bool:
+        return self._decision_batches != count
+
+    def _version_of(self, checkpoint: str | None) -> int:
+        store = self._storage.checkpoints
+        if store is None or checkpoint is None:
+            raise UnknownVersionError(f"there is no checkpoint {checkpoint!r}")
+        return store.find(checkpoint).version
+
+    async def _wait_until_applied(self, seq: int) -> bool:
+        return await self._changed.wait_until(lambda: self._learner.version >= seq, OPERATOR_PATIENCE_S)
+
+    async def _wait_until_published(self, seq: int) -> bool:
+        return await self._changed.wait_until(lambda: self._is_published(seq), OPERATOR_PATIENCE_S)
+
+    def _is_published(self, seq: int) -> bool:
+        return self._published is not None and self._published.snapshot.version >= seq
 
     def _has_reached(self, seq: int, wait: Wait) -> bool:
         if wait == "logged":
             return True
-        if wait == "applied":
-            return self._learner.version >= seq
-        return self._published is not None and self._published.snapshot.version >= seq
+        if self._learner.frozen:
+            # The version goes on, but rewards are held.
+            return False
+        return self._learner.version >= seq if wait == "applied" else self._is_published(seq)
 
     def _publish(self, snapshot: HeadSnapshot) -> None:
         self._published = _Published(snapshot, ray.put(snapshot))
+        self._committer.submit(self._learner.stage_publish(snapshot.version))
         self._changed.notify()
 
     def _publish_interval_s(self) -> float:
@@ -269,9 +405,26 @@ class LearnerActor:
         while (left_s := self._last_poll_s + idle_s - time.monotonic()) > 0:
             time.sleep(left_s)
         logger.info("exit reason=idle idle_s=%d version=%d", idle_s, self._learner.version)
-        self._loop.stop()
-        # Killed rather than exited: `max_restarts=-1` would bring it back.
-        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+        self._finish()
+        _leave_for_good()
+
+
+def _crash() -> None:
+    """A learner that cannot go on must not go on acknowledging; Ray starts the actor again."""
+    os._exit(1)
+
+
+def _leave_for_good() -> None:
+    # Killed rather than exited: `max_restarts=-1` would bring it back.
+    ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+    # If Ray does not hear that, the next life finds the log in another's hands.
+    time.sleep(_LAST_WORDS_S)
+    os._exit(1)
+
+
+def _summary_of(manifest: Manifest) -> dict[str, Any]:
+    names = ("name", "version", "epoch", "created_at", "digest", "frozen")
+    return {name: getattr(manifest, name) for name in names}
 
 
 def learner_name(app: str) -> str:
@@ -284,12 +437,15 @@ def get_or_create_learner(args: LearnerArgs, *, num_cpus: float) -> Any:
     # Ray's annotations do not know this argument.
     decorate: Any = ray.remote
     actor_class = decorate(concurrency_groups=CONCURRENCY_GROUPS)(LearnerActor)
+    # A file is on one node, so whoever writes it must come back to that one: the head node, which there always is.
+    on_head = {"node:__internal_head__": 0.001} if args.config.log.url.startswith("sqlite") else {}
     return actor_class.options(
         name=learner_name(args.app),
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
         num_cpus=num_cpus,
+        resources=on_head,
         max_restarts=-1,
         max_task_retries=0,
     ).remote(args)

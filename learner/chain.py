@@ -63,15 +63,19 @@ class MetagraphSource(Protocol):
         ...
 
 
-def build_source(config: ChainConfig) -> MetagraphSource:
+def build_source(config: ChainConfig, *, after_block: int = 0) -> MetagraphSource:
     """The source that a configuration asks for. Nothing is read yet.
+
+    Args:
+        config: what is read.
+        after_block: of the view in use. A roster's blocks are times, and the clock may have stepped back since.
 
     Raises:
         UnknownNetworkError: see `check_network`.
     """
     match config:
         case RosterChain():
-            return RosterSource(find_roster(config.roster), netuid=config.netuid)
+            return RosterSource(find_roster(config.roster), netuid=config.netuid, after_block=after_block)
         case BittensorChain():
             return BittensorSource(config)
 

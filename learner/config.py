@@ -119,19 +119,55 @@ ChainConfig = Annotated[
 """Where the network's uids come from."""
 
 
+MEMORY_URL = "memory"
+"""The URL of a log that lives as long as its process."""
+
+
+class LogConfig(StrictModel):
+    """Where decisions, rewards and everything else that changes weights is kept."""
+
+    url: str = Field("sqlite:///tidegate-data/{app}/events.db", min_length=1)
+    """`sqlite:///PATH` (relative) or `sqlite:////PATH`, `postgresql://USER@HOST/DATABASE`, or `memory`, which keeps
+    nothing over a restart. `{app}` stands for the application's name. A password belongs into libpq's own places
+    (PGPASSWORD, PGPASSFILE) on the learner's node."""
+    retention_days: float = Field(30.0, gt=0)
+    """Decisions and events are kept at least this long; afterwards they go once a checkpoint has them."""
+    lease_s: float = Field(5.0, ge=0.5, le=600)
+    """A learner that does not renew its claim on the log for so long may be replaced by another."""
+
+
+class CheckpointConfig(StrictModel):
+    """Where what has been learned is saved, so that a restart replays only the end of the log."""
+
+    url: str = Field("tidegate-data/{app}/checkpoints", min_length=1)
+    """A path, or any URL that fsspec knows (`file://`, `s3://`, `gs://`). `{app}` is the application's name."""
+    interval_s: float = Field(60.0, gt=0)
+    """Longest time between two checkpoints while something is learned."""
+    interval_events: int = Field(50_000, ge=1)
+    """Most events between two checkpoints: what a restart has to replay."""
+    keep: int = Field(5, ge=1)
+    """How many of the newest checkpoints are kept."""
+
+
 class LearnerConfig(StrictModel):
-    """How rewards are taken, learned and published."""
+    """How rewards are taken, learned, kept and published."""
 
     rule: RuleConfig = AdagradConfig()
     """The learning rule and its settings."""
+    log: LogConfig = LogConfig()
+    """The event log."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """Saved states. Not used with a log in memory."""
     publish_interval_ms: float = Field(50.0, ge=1, le=60_000)
     """Least time between two published versions."""
     batch_rewards: int = Field(1024, ge=1, le=65_536)
-    """Most reward events learned in one step of the learning thread."""
+    """Most reward events learned in one step; what is logged together is learned together."""
     reward_range: tuple[float, float] = (0.0, 1.0)
     """Least and greatest reward that is accepted."""
     reward_window_s: float = Field(600.0, gt=0)
     """How long after a decision its rewards are learned; later ones are logged as `late`."""
+    default_reward: float | None = None
+    """What a chosen uid is taken to have earned when no reward came within the window; null: nothing is learned."""
     decision_wait_s: float = Field(1.0, ge=0, le=60)
     """How long a reward waits for its decision to arrive from a live replica."""
     heartbeat_s: float = Field(2.0, gt=0, le=60)
@@ -146,4 +182,6 @@ class LearnerConfig(StrictModel):
         low, high = self.reward_range
         if not low < high:
             raise ValueError(f"reward_range must go from a smaller to a greater number, got [{low}, {high}]")
+        if self.default_reward is not None and not low <= self.default_reward <= high:
+            raise ValueError(f"default_reward {self.default_reward:g} lies outside reward_range [{low:g}, {high:g}]")
         return self

@@ -1,19 +1,66 @@
-"""The event log: what was decided and what it earned, in the order that learning follows."""
+"""The event log as a protocol: what was decided and what it earned, in the order that learning follows.
+
+`memory_log` and `sql` implement it. Sequence numbers order everything that changes weights; they are given by
+the one writer, which is the learner, before an event is committed. Times are on the log's own clock, which never
+goes back and orders nothing.
+"""
 
 from __future__ import annotations
 
-import uuid
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from .events import Decision, Event
+import numpy as np
+from numpy.typing import NDArray
+
+from gating.metagraph import MetagraphView
+
+from .events import Decision, Event, Publish, Reported, RewardEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """What learning started from: the network before the first event, and the seed of its rows."""
+
+    view: MetagraphView
+    seed: int
+
+
+@dataclass(slots=True)
+class Commit:
+    """What is written in one transaction, or not at all.
+
+    Attributes:
+        at_s: the time, on the log's clock.
+        events: with their places, which follow the log's `last_seq` without a gap.
+        defaults_until: if set: decisions up to this row have had their default rewards.
+    """
+
+    at_s: float
+    decisions: list[Decision] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    publishes: list[Publish] = field(default_factory=list)
+    defaults_until: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which uids a decision chose. `row` counts decisions in the order of their arrival, from 1."""
+
+    row: int
+    decision_id: str
+    uids: tuple[int, ...]
+    hotkeys: tuple[str, ...]
 
 
 @runtime_checkable
 class EventLog(Protocol):
-    """Append-only. Sequence numbers order everything that changes weights; decisions need none."""
+    """One application's log. Commits come from one thread, reads from any.
+
+    Every method but the attributes may raise LogUnavailableError, which changes nothing but leaves open whether a
+    commit took place: `refresh` tells.
+    """
 
     @property
     def id(self) -> str:
@@ -22,94 +69,124 @@ class EventLog(Protocol):
 
     @property
     def epoch(self) -> int:
-        """The writer's epoch: greater than that of every writer before it."""
+        """This writer's epoch: greater than that of every writer before it."""
         ...
 
     @property
     def durable(self) -> bool:
-        """Whether what is appended outlives this process."""
+        """Whether what is committed outlives this process."""
         ...
 
     @property
     def last_seq(self) -> int:
-        """The last sequence number given; 0 for an empty log."""
+        """The last sequence number given, 0 for an empty log, as of the last commit or refresh."""
         ...
 
-    def append_decisions(self, decisions: Sequence[Decision]) -> None:
-        """Keep decisions; one whose id is known already is kept as it was."""
+    @property
+    def last_time_s(self) -> float:
+        """The latest time in the log when it was opened, 0.0 for an empty one: its clock must not start before."""
         ...
 
-    def append(self, events: Sequence[Event]) -> list[Event]:
-        """Give events their places and keep them. When this returns they may be acknowledged."""
+    @property
+    def genesis(self) -> Genesis | None:
+        """What learning started from; None before `begin`."""
+        ...
+
+    def begin(self, genesis: Genesis) -> None:
+        """Say what learning starts from, once, on an empty log."""
+        ...
+
+    def commit(self, commit: Commit) -> None:
+        """Write all of it. When this returns it may be acknowledged.
+
+        A decision whose id is known already is kept as it was.
+
+        Raises:
+            FencedError: another learner has taken the log over; nothing was written.
+        """
+        ...
+
+    def refresh(self) -> None:
+        """After a commit that failed: connect anew, and find out what is in the log.
+
+        Raises:
+            FencedError: see `commit`.
+        """
+        ...
+
+    def renew(self) -> None:
+        """Renew the claim on the log, which a commit does as well.
+
+        Raises:
+            FencedError: see `commit`.
+        """
+        ...
+
+    def find(
+        self, decision_ids: Sequence[str], reward_ids: Sequence[str]
+    ) -> tuple[dict[str, Reported], dict[str, Reported]]:
+        """What is known of decisions and of reward ids; unknown ones are missing."""
+        ...
+
+    def embeddings(self, decision_ids: Sequence[str]) -> dict[str, NDArray[np.float16] | None]:
+        """The embeddings of decisions: float16 [D], None once erased; unknown ones are missing."""
         ...
 
     def decision(self, decision_id: str) -> Decision | None:
         """The decision of that id, or None."""
         ...
 
-    def erase_embedding(self, decision_id: str) -> bool:
-        """Forget a decision's embedding for good, in its events too; whether the decision was known."""
+    def decisions_count(self) -> int:
+        """How many decisions were ever taken in: the `row` of the newest."""
         ...
 
-    def forget_decisions(self, decision_ids: Sequence[str]) -> None:
-        """Drop decisions that are past their retention."""
+    def chosen_after(self, row: int) -> Iterator[Chosen]:
+        """What the decisions after that row chose, in order."""
         ...
 
-    def events_after(self, seq: int) -> list[Event]:
-        """The events after `seq` that the log still has, in order."""
+    def unrewarded(self, received_before_s: float, limit: int) -> list[Chosen]:
+        """The oldest decisions, at most `limit`, that were received before that time and whose default is not settled.
+
+        Whether rewards came for them does not matter; `Commit.defaults_until` says which are settled.
+        """
         ...
 
+    def batches(self, after: int, upto: int | None = None) -> Iterator[list[Event]]:
+        """The events with a batch number in (after, upto], a list per batch, in order, with embeddings as logged."""
+        ...
 
-class MemoryEventLog:
-    """A log that lives as long as its process: for first steps and tests.
-
-    Args:
-        started_at_ms: the start time in ms since 1970. It is the epoch, so that replicas accept the fresh
-            weights of a learner that was born again.
-        max_events: the oldest events beyond this many are dropped.
-    """
-
-    durable = False
-
-    def __init__(self, *, started_at_ms: int, max_events: int = 100_000) -> None:
-        self.id = str(uuid.uuid4())
-        self.epoch = started_at_ms
-        self.last_seq = 0
-        self._decisions: dict[str, Decision] = {}
-        self._events: deque[Event] = deque(maxlen=max_events)
-
-    def append_decisions(self, decisions: Sequence[Decision]) -> None:
-        """See `EventLog`."""
-        for decision in decisions:
-            self._decisions.setdefault(decision.id, decision)
-
-    def append(self, events: Sequence[Event]) -> list[Event]:
-        """See `EventLog`."""
-        placed = [replace(event, seq=self.last_seq + 1 + offset) for offset, event in enumerate(events)]
-        self._events.extend(placed)
-        self.last_seq += len(placed)
-        return placed
-
-    def decision(self, decision_id: str) -> Decision | None:
-        """See `EventLog`."""
-        return self._decisions.get(decision_id)
+    def reward_events(self, seqs: Sequence[int]) -> list[RewardEvent]:
+        """The reward events at those places, in order; those that were pruned are missing."""
+        ...
 
     def erase_embedding(self, decision_id: str) -> bool:
-        """See `EventLog`."""
-        decision = self._decisions.get(decision_id)
-        if decision is None:
-            return False
-        self._decisions[decision_id] = replace(decision, embedding=None)
-        # An event without its embedding could not be replayed, so it goes as a whole.
-        kept = [event for event in self._events if getattr(event, "decision_id", None) != decision_id]
-        self._events = deque(kept, maxlen=self._events.maxlen)
-        return True
+        """Forget a decision's embedding for good; whether the decision was known.
 
-    def forget_decisions(self, decision_ids: Sequence[str]) -> None:
-        """See `EventLog`."""
-        for decision_id in decision_ids:
-            self._decisions.pop(decision_id, None)
+        Raises:
+            FencedError: see `commit`.
+        """
+        ...
 
-    def events_after(self, seq: int) -> list[Event]:
-        """See `EventLog`."""
-        return [event for event in self._events if event.seq > seq]
+    def prune(self, *, upto: int, before_s: float, keep: Sequence[int]) -> int:
+        """Drop what is old, a little at a time.
+
+        Args:
+            upto: events of later batches stay.
+            before_s: so does what was logged at this time or later.
+            keep: so do the events at these places.
+
+        Returns:
+            How many rows went; 0 once there is nothing left to drop. A decision stays as long as an event of it.
+
+        Raises:
+            FencedError: see `commit`.
+        """
+        ...
+
+    def first_seq(self) -> int:
+        """The oldest event's place, `last_seq` + 1 if there is none."""
+        ...
+
+    def close(self) -> None:
+        """Hand the log over to whoever comes next, and disconnect."""
+        ...

@@ -1,7 +1,9 @@
-"""What passes through the learner: decisions, rewards and resyncs, as plain values that pickle."""
+"""What passes through the learner: decisions, rewards, resyncs and operator actions, as plain values that pickle."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -30,6 +32,7 @@ class Decision:
         propensities: their inclusion probabilities.
         hotkeys: who held those uids.
         candidates: how many uids could have been chosen.
+        candidates_digest: of those uids, see `candidates_digest`.
     """
 
     id: str
@@ -42,18 +45,99 @@ class Decision:
     propensities: tuple[float, ...]
     hotkeys: tuple[str, ...]
     candidates: int
+    candidates_digest: str = ""
+
+
+def candidates_digest(uids: NDArray[np.int64]) -> str:
+    """What tells one set of candidates from another: BLAKE2b-64 of their numbers, ascending, in hex."""
+    return hashlib.blake2b(np.sort(uids).astype("<i8").tobytes(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionBatch:
-    """Decisions on their way from a replica to the learner.
+    """Decisions on their way from a replica to the learner, a column per attribute: few large objects travel fast.
+
+    What there is one of per chosen uid lies end to end, `sizes` of them for each decision.
 
     Attributes:
         fingerprint: of the encoder that made the embeddings.
+        embedding: float16 [n, D].
+        sizes: how many uids each decision chose.
     """
 
     fingerprint: str
-    decisions: tuple[Decision, ...]
+    ids: tuple[str, ...]
+    time_s: NDArray[np.float64]
+    epoch: NDArray[np.int64]
+    version: NDArray[np.int64]
+    embedding: NDArray[np.float16]
+    sizes: NDArray[np.int64]
+    uids: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    propensities: NDArray[np.float64]
+    hotkeys: tuple[str, ...]
+    candidates: NDArray[np.int64]
+    candidates_digest: tuple[str, ...]
+
+    @classmethod
+    def of(cls, fingerprint: str, decisions: Sequence[Decision]) -> DecisionBatch:
+        """Pack decisions, all of which have their embedding, of one width.
+
+        Raises:
+            ValueError: there are none, or an embedding is missing or of another width.
+        """
+        embeddings = [decision.embedding for decision in decisions if decision.embedding is not None]
+        if not embeddings or len(embeddings) != len(decisions):
+            raise ValueError(f"{len(embeddings)} of {len(decisions)} decisions have an embedding; all must, and one")
+        return cls(
+            fingerprint=fingerprint,
+            ids=tuple(decision.id for decision in decisions),
+            time_s=np.array([decision.time_s for decision in decisions], np.float64),
+            epoch=np.array([decision.epoch for decision in decisions], np.int64),
+            version=np.array([decision.version for decision in decisions], np.int64),
+            embedding=np.stack(embeddings),
+            sizes=np.array([len(decision.uids) for decision in decisions], np.int64),
+            uids=np.array([uid for decision in decisions for uid in decision.uids], np.int64),
+            scores=np.array([score for decision in decisions for score in decision.scores], np.float64),
+            propensities=np.array([p for decision in decisions for p in decision.propensities], np.float64),
+            hotkeys=tuple(hotkey for decision in decisions for hotkey in decision.hotkeys),
+            candidates=np.array([decision.candidates for decision in decisions], np.int64),
+            candidates_digest=tuple(decision.candidates_digest for decision in decisions),
+        )
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """The decisions, unpacked."""
+        ends = np.cumsum(self.sizes).tolist()
+        starts = [0, *ends[:-1]]
+        uids, scores, propensities = self.uids.tolist(), self.scores.tolist(), self.propensities.tolist()
+        return [
+            Decision(
+                id=decision_id,
+                time_s=time_s,
+                epoch=epoch,
+                version=version,
+                embedding=embedding,
+                uids=tuple(uids[start:end]),
+                scores=tuple(scores[start:end]),
+                propensities=tuple(propensities[start:end]),
+                hotkeys=self.hotkeys[start:end],
+                candidates=candidates,
+                candidates_digest=digest,
+            )
+            for decision_id, time_s, epoch, version, embedding, start, end, candidates, digest in zip(
+                self.ids,
+                self.time_s.tolist(),
+                self.epoch.tolist(),
+                self.version.tolist(),
+                self.embedding,
+                starts,
+                ends,
+                self.candidates.tolist(),
+                self.candidates_digest,
+                strict=True,
+            )
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,34 +174,105 @@ class Outcome(StrEnum):
     """What became of a reward that was logged."""
 
     LEARNED = "learned"
+    DEFAULT = "default"
     LATE = "late"
+    STALE = "stale"
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it changes weights."""
+        return self in (Outcome.LEARNED, Outcome.DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
-class RewardEvent:
-    """Rewards of one decision or message as logged. `seq` is 0 until the log gives it its place."""
+class _Placed:
+    """What every event has.
+
+    Attributes:
+        seq: its place in the log; 0 until it is given one.
+        batch: the last sequence number of the batch that it is learned in: the version that has it.
+    """
+
+    seq: int = field(default=0, kw_only=True)
+    batch: int = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardEvent(_Placed):
+    """Rewards of one decision or message as logged. `embedding` is None where it was erased since."""
 
     uids: tuple[int, ...]
     rewards: tuple[float, ...]
     outcome: Outcome
-    embedding: NDArray[np.float16]
+    embedding: NDArray[np.float16] | None
     decision_id: str | None = None
     reward_id: str | None = None
     author: str = ANONYMOUS
-    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class ResyncEvent:
+class ResyncEvent(_Placed):
     """The network changed to `view`; fresh rows are drawn with `seed`, and a swapped hotkey's is kept or reset."""
 
     view: MetagraphView
     seed: int
     on_hotkey_swap: Literal["keep", "reset"] = "keep"
-    seq: int = 0
 
 
-Event = RewardEvent | ResyncEvent
+class Action(StrEnum):
+    """What an operator did. `arguments` of the event say the rest; those without a comment have none."""
+
+    RESYNC = "resync"
+    CHECKPOINT = "checkpoint"
+    FREEZE = "freeze"
+    THAW = "thaw"
+    ROLLBACK = "rollback"  # {"version": the version whose weights come back}
+    READMIT = "readmit"  # {"ranges": [[first, last], ...]}, sequence numbers of held events
+    DROP = "drop"  # the same
+    ERASE = "erase"  # {"decision_id": ...}
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorEvent(_Placed):
+    """An operator's action. `author` is who asked for it; the arguments are plain JSON."""
+
+    action: Action
+    author: str = ANONYMOUS
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+Event = RewardEvent | ResyncEvent | OperatorEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A version that was published, at `time_s` on the log's clock."""
+
+    version: int
+    time_s: float
+
+
+@dataclass(slots=True)
+class Reported:
+    """What is known of one decision, or of one reward id, without its embedding, and of its rewards so far.
+
+    Attributes:
+        at_s: when the decision reached the log (the reward id: when it was first reported), on the log's clock.
+        epoch: of the weights that decided; 0 for a reward id, as are the next three.
+        version: of the weights that decided.
+        uids: chosen by the decision.
+        hotkeys: who held them.
+        rewards: uid -> reward.
+        authors: uid -> who reported it.
+    """
+
+    at_s: float
+    epoch: int = 0
+    version: int = 0
+    uids: tuple[int, ...] = ()
+    hotkeys: tuple[str, ...] = ()
+    rewards: dict[int, float] = field(default_factory=dict)
+    authors: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from .schedule import Backoff, FollowSchedule, Step
 
 logger = logging.getLogger(__name__)
 
-Resync = Callable[[MetagraphView], ResyncSummary]
+Resync = Callable[[MetagraphView, str | None], ResyncSummary]
+"""Takes a view, and who asked for it: None where it was due by itself."""
 
 
 class ChainFollower:
@@ -102,14 +103,14 @@ class ChainFollower:
         with self._reading:
             self._source.close()
 
-    def refresh(self) -> ResyncSummary:
-        """Read the network now, and follow it.
+    def refresh(self, author: str) -> ResyncSummary:
+        """Read the network now, because `author` asked for it, and follow it.
 
         Raises:
             LearnerError: it cannot be read or is older than what is in use; nothing was changed.
         """
         try:
-            return self._follow()
+            return self._follow(author)
         finally:
             # The schedule has changed.
             self._wake.set()
@@ -153,11 +154,11 @@ class ChainFollower:
         except LearnerError as error:
             logger.warning("chain_read_failed failures=%d error=%s", self._counts["failures"], error)
 
-    def _follow(self) -> ResyncSummary:
+    def _follow(self, author: str | None = None) -> ResyncSummary:
         assert self._resync is not None, "start() says who follows"
         with self._reading:
             try:
-                summary = self._resync(self._source.fetch_view())
+                summary = self._resync(self._source.fetch_view(), author)
             except LearnerError as error:
                 self._failed(error)
                 raise

@@ -1,13 +1,15 @@
 """Joining rewards to decisions: every reported reward is accepted, a duplicate, or rejected with a reason.
 
-Pure: time comes in as an argument, and what is to be logged goes out as events. The index holds ids and
-outcomes; embeddings stay in the event log.
+Time comes in as an argument, and what is to be logged goes out as events. The log knows every decision and every
+reward; the index here only spares it the questions about recent ones, holds no embeddings, and may be cleared at
+any time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,25 +17,41 @@ from numpy.typing import NDArray
 from gating.metagraph import MetagraphView, ResyncPlan
 
 from .errors import DecisionPendingError, RepeatedUidError, UnknownUidError
-from .events import Decision, Outcome, Rejection, RewardEvent, RewardItem
+from .events import Decision, Outcome, Rejection, Reported, RewardEvent, RewardItem
+from .tenures import Tenures
 
-RETENTION_WINDOWS = 6
-"""Decisions are kept for this many reward windows, so that a late reward is known to be late."""
+DEFAULT_AUTHOR = "default"
+"""The author of the rewards that are assumed where none came."""
+_CAPACITY = 50_000
 
 
-@dataclass(slots=True)
-class Reported:
-    """What is known of one decision's (or one reward id's) rewards so far: uid -> reward, uid -> author.
+@runtime_checkable
+class Lookup(Protocol):
+    """What is asked of the log. See `EventLog`."""
 
-    `version` is that of the weights that decided, 0 where they were of another epoch.
-    """
+    def find(
+        self, decision_ids: Sequence[str], reward_ids: Sequence[str]
+    ) -> tuple[dict[str, Reported], dict[str, Reported]]:
+        """What is known of decisions and of reward ids."""
+        ...
 
-    at_s: float
-    version: int = 0
-    uids: tuple[int, ...] = ()
-    hotkeys: tuple[str, ...] = ()
-    rewards: dict[int, float] = field(default_factory=dict)
-    authors: dict[int, str] = field(default_factory=dict)
+    def embeddings(self, decision_ids: Sequence[str]) -> dict[str, NDArray[np.float16] | None]:
+        """The embeddings of decisions."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Who holds which uid, and since when: what reports are judged by. Replaced as a whole."""
+
+    view: MetagraphView
+    tenures: Tenures
+
+    def after(self, view: MetagraphView, plan: ResyncPlan, seq: int) -> Network:
+        """The network after a resync."""
+        tenures = self.tenures.copy()
+        tenures.follow(plan, self.view, seq)
+        return Network(view, tenures)
 
 
 @dataclass(slots=True)
@@ -44,6 +62,7 @@ class JoinResult:
     accepted: int = 0
     duplicates: int = 0
     rejected: list[Rejection] = field(default_factory=list)
+    joined_decisions: int = 0
 
 
 class RewardJoin:
@@ -52,8 +71,9 @@ class RewardJoin:
     Args:
         window_s: how long after a decision its rewards are learned.
         reward_range: least and greatest reward.
-        epoch: the epoch that versions and sequence numbers belong to.
-        embedding_of: the embedding of a decision, None once it is erased.
+        lookup: the log.
+        comparable: whether versions of that epoch can be compared with the places of this log's resyncs.
+        capacity: how many decisions, and how many reward ids, the index holds.
     """
 
     def __init__(
@@ -61,89 +81,119 @@ class RewardJoin:
         *,
         window_s: float,
         reward_range: tuple[float, float],
-        epoch: int,
-        embedding_of: Callable[[str], NDArray[np.float16] | None],
+        lookup: Lookup,
+        comparable: Callable[[int], bool],
+        capacity: int = _CAPACITY,
     ) -> None:
         self.window_s = window_s
         self.reward_range = reward_range
-        self._epoch = epoch
-        self._embedding_of = embedding_of
-        # Both in order of time, so that what is past its retention stands in front.
+        self._lookup = lookup
+        self._comparable = comparable
+        self._capacity = capacity
         self._decisions: dict[str, Reported] = {}
         self._reward_ids: dict[str, Reported] = {}
-        # uid -> the resync at which its row last changed hands, and the hotkeys that its owner has had since.
-        self._owned_since: dict[int, int] = {}
-        self._former_hotkeys: dict[int, set[str]] = {}
-        self.joined_decisions = 0
+
+    def clear(self) -> None:
+        """Forget everything: what has been written is not known, and the log will be asked."""
+        self._decisions.clear()
+        self._reward_ids.clear()
+
+    def trim(self) -> None:
+        """Forget the oldest beyond the capacity. Not while a commit is put together: it may not be in the log yet."""
+        for known in (self._decisions, self._reward_ids):
+            for key in list(known)[: max(0, len(known) - self._capacity)]:
+                del known[key]
 
     def add_decisions(self, decisions: Iterable[Decision], now_s: float) -> list[Decision]:
-        """Take in decisions; returns those that were not known yet."""
+        """Take in decisions; returns those that the index did not have."""
         new = []
         for decision in decisions:
-            if decision.id in self._decisions:
-                continue
-            new.append(decision)
-            version = decision.version if decision.epoch == self._epoch else 0
-            self._decisions[decision.id] = Reported(now_s, version, decision.uids, decision.hotkeys)
+            if decision.id not in self._decisions:
+                new.append(decision)
+                self._decisions[decision.id] = Reported(
+                    now_s, decision.epoch, decision.version, decision.uids, decision.hotkeys
+                )
         return new
 
-    def follow(self, plan: ResyncPlan, previous: MetagraphView, seq: int) -> None:
-        """Take note of a resync.
+    def load(self, decision_ids: Sequence[str], reward_ids: Sequence[str] = ()) -> None:
+        """Ask the log about what the index does not have."""
+        decisions = [key for key in dict.fromkeys(decision_ids) if key not in self._decisions]
+        rewards = [key for key in dict.fromkeys(reward_ids) if key not in self._reward_ids]
+        if decisions or rewards:
+            found_decisions, found_rewards = self._lookup.find(decisions, rewards)
+            self._decisions.update(found_decisions)
+            self._reward_ids.update(found_rewards)
 
-        Args:
-            plan: no decision made before it has rewards for the rows that changed hands there.
-            previous: the network before it; an owner that has swapped its hotkey since is still the same.
-            seq: the resync's place in the log.
-        """
-        for uid, row in enumerate(plan.source):
-            if row != uid:
-                self._owned_since[uid] = seq
-                self._former_hotkeys.pop(uid, None)
-        for uid in plan.swapped:
-            self._former_hotkeys.setdefault(uid, set()).add(previous.hotkeys[uid])
-
-    def expire(self, now_s: float) -> list[str]:
-        """Drop what is past its retention; returns the ids of the decisions dropped."""
-        before = now_s - RETENTION_WINDOWS * self.window_s
-        _drop_older(self._reward_ids, before)
-        return _drop_older(self._decisions, before)
-
-    def rewards_of(self, decision_id: str) -> dict[int, float]:
-        """The rewards reported for a decision so far, by uid."""
-        known = self._decisions.get(decision_id)
-        return dict(known.rewards) if known else {}
-
-    def authors_of(self, decision_id: str) -> dict[int, str]:
-        """Who reported the rewards of a decision so far, by uid."""
-        known = self._decisions.get(decision_id)
-        return dict(known.authors) if known else {}
+    def knows(self, decision_id: str) -> bool:
+        """Whether the index has the decision."""
+        return decision_id in self._decisions
 
     def join(
-        self, items: Sequence[RewardItem], view: MetagraphView, now_s: float, is_pending: Callable[[str], bool]
+        self,
+        items: Sequence[RewardItem],
+        network: Network,
+        now_s: float,
+        *,
+        is_pending: Callable[[str], bool],
+        staged: Mapping[str, NDArray[np.float16] | None] | None = None,
     ) -> JoinResult:
         """Account for every reward of a report.
 
         Args:
             items: what was reported.
-            view: who holds which uid now.
-            now_s: the time, on the clock that `add_decisions` was given.
+            network: who holds which uid now.
+            now_s: the time, on the log's clock.
             is_pending: whether a decision that is not known may still arrive.
+            staged: embeddings of decisions that the log is about to get.
 
         Raises:
             UnknownUidError: a reward names a uid that the network does not have.
             RepeatedUidError: an item names a uid twice.
             DecisionPendingError: a decision may still arrive. Whichever is raised, nothing was changed.
         """
+        decision_ids = [item.decision_id for item in items if item.decision_id is not None]
+        self.load(decision_ids, [item.reward_id for item in items if item.reward_id is not None])
         for index, item in enumerate(items):
-            self._check_uids(index, item, view)
-        for item in items:
-            unknown = item.decision_id is not None and item.decision_id not in self._decisions
-            if unknown and is_pending(str(item.decision_id)):
-                raise DecisionPendingError(f"decision {item.decision_id} has not arrived yet; send the request again")
-        result = JoinResult()
+            self._check_uids(index, item, network.view)
+        for decision_id in decision_ids:
+            if not self.knows(decision_id) and is_pending(decision_id):
+                raise DecisionPendingError(f"decision {decision_id} has not arrived yet; send the request again")
+        known = [decision_id for decision_id in decision_ids if self.knows(decision_id)]
+        embeddings = dict(staged or {})
+        embeddings.update(self._lookup.embeddings([key for key in dict.fromkeys(known) if key not in embeddings]))
+        joining = _Joining(self, network, now_s, embeddings)
         for index, item in enumerate(items):
-            self._join_item(index, item, view, now_s, result)
-        return result
+            joining.join_item(index, item)
+        return joining.result
+
+    def default_rewards(
+        self, decision_id: str, reward: float, network: Network, embedding: NDArray[np.float16] | None
+    ) -> RewardEvent | None:
+        """What is learned of a decision whose window has passed: the default for every uid without a reward.
+
+        Returns:
+            The event; None if there is nothing to learn.
+        """
+        reported = self._decisions.get(decision_id)
+        if reported is None or embedding is None:
+            return None
+        missing = [
+            uid
+            for uid in reported.uids
+            if uid not in reported.rewards and not self.owner_changed(reported, uid, network)
+        ]
+        if not missing:
+            return None
+        for uid in missing:
+            reported.rewards[uid], reported.authors[uid] = reward, DEFAULT_AUTHOR
+        return RewardEvent(
+            uids=tuple(missing),
+            rewards=(reward,) * len(missing),
+            outcome=Outcome.DEFAULT,
+            embedding=embedding,
+            decision_id=decision_id,
+            author=DEFAULT_AUTHOR,
+        )
 
     def _check_uids(self, index: int, item: RewardItem, view: MetagraphView) -> None:
         if len(set(item.uids)) != len(item.uids):
@@ -154,49 +204,75 @@ class RewardJoin:
             if not 0 <= uid < view.n and not (known and uid in known.uids):
                 raise UnknownUidError(f"rewards[{index}] names uid {uid}; the network has uids 0 to {view.n - 1}")
 
-    def _join_item(self, index: int, item: RewardItem, view: MetagraphView, now_s: float, result: JoinResult) -> None:
+    def owner_changed(self, reported: Reported, uid: int, network: Network) -> bool:
+        """Whether what a uid earned would go to another than it was asked of."""
+        if not reported.hotkeys:
+            return False
+        # The hotkey alone would miss an owner that lost the uid and came back.
+        version = reported.version if self._comparable(reported.epoch) else 0
+        if uid >= network.view.n or not network.tenures.held_through(uid, version):
+            return True
+        return not network.tenures.owns(uid, reported.hotkeys[reported.uids.index(uid)], network.view)
+
+
+class _Joining:
+    """One report on its way through the join."""
+
+    def __init__(
+        self, join: RewardJoin, network: Network, now_s: float, embeddings: Mapping[str, NDArray[np.float16] | None]
+    ) -> None:
+        self._join = join
+        self._network = network
+        self._now_s = now_s
+        self._embeddings = embeddings
+        self.result = JoinResult()
+
+    def join_item(self, index: int, item: RewardItem) -> None:
+        """Account for one item."""
         refusal = self._refuse(item)
         if refusal is not None:
-            result.rejected.append(Rejection(index, *refusal))
+            self.result.rejected.append(Rejection(index, *refusal))
             return
-        reported = self._reported(item, now_s)
-        late = now_s - reported.at_s > self.window_s
-        fresh: list[tuple[int, float]] = []
+        reported = self._reported(item)
+        fresh: dict[Outcome, list[tuple[int, float]]] = {}
         for uid, reward in zip(item.uids, item.rewards, strict=True):
-            if uid in reported.rewards:
-                result.duplicates += 1
-            elif self._owner_changed(reported, uid, view):
-                detail = f"uid {uid} has changed its owner since the decision"
-                result.rejected.append(Rejection(index, "stale_hotkey", detail, uid))
-            else:
-                fresh.append((uid, reward))
-                if late:
-                    detail = f"the reward came more than {self.window_s:g} s after the decision: logged, not learned"
-                    result.rejected.append(Rejection(index, "late", detail, uid))
-        if fresh:
-            self._take(item, reported, fresh, late, result)
+            outcome = self._outcome(reported, uid)
+            if outcome is None:
+                self.result.duplicates += 1
+                continue
+            fresh.setdefault(outcome, []).append((uid, reward))
+            if outcome is Outcome.STALE:
+                self._reject(index, "stale_hotkey", f"uid {uid} has changed its owner since the decision", uid)
+            elif outcome is Outcome.LATE:
+                after = f"more than {self._join.window_s:g} s after the decision"
+                self._reject(index, "late", f"the reward came {after}: logged, not learned", uid)
+        in_time = len(fresh.get(Outcome.LEARNED, ()))
+        self.result.accepted += in_time
+        if in_time and item.decision_id is not None and not reported.rewards:
+            self.result.joined_decisions += 1
+        for outcome, rewards in fresh.items():
+            self._take(item, reported, outcome, rewards)
 
-    def _take(
-        self,
-        item: RewardItem,
-        reported: Reported,
-        fresh: list[tuple[int, float]],
-        late: bool,
-        result: JoinResult,
-    ) -> None:
-        embedding = item.embedding if item.decision_id is None else self._embedding_of(item.decision_id)
-        if embedding is None:
-            raise LookupError(f"an item without an embedding passed _refuse: {item}")
-        if item.decision_id is not None and not reported.rewards:
-            self.joined_decisions += 1
+    def _outcome(self, reported: Reported, uid: int) -> Outcome | None:
+        """What becomes of a uid's reward; None for one that was reported before."""
+        was_assumed = reported.authors.get(uid) == DEFAULT_AUTHOR
+        # What was assumed is no report: the first real one is still to come.
+        if uid in reported.rewards and not was_assumed:
+            return None
+        if self._join.owner_changed(reported, uid, self._network):
+            return Outcome.STALE
+        is_late = was_assumed or self._now_s - reported.at_s > self._join.window_s
+        return Outcome.LATE if is_late else Outcome.LEARNED
+
+    def _take(self, item: RewardItem, reported: Reported, outcome: Outcome, fresh: list[tuple[int, float]]) -> None:
         reported.rewards.update(fresh)
         reported.authors.update((uid, item.author) for uid, _ in fresh)
-        result.accepted += 0 if late else len(fresh)
-        result.events.append(
+        embedding = item.embedding if item.decision_id is None else self._embeddings[item.decision_id]
+        self.result.events.append(
             RewardEvent(
                 uids=tuple(uid for uid, _ in fresh),
                 rewards=tuple(reward for _, reward in fresh),
-                outcome=Outcome.LATE if late else Outcome.LEARNED,
+                outcome=outcome,
                 embedding=embedding,
                 decision_id=item.decision_id,
                 reward_id=item.reward_id,
@@ -207,42 +283,25 @@ class RewardJoin:
     def _refuse(self, item: RewardItem) -> tuple[str, str] | None:
         """Code and detail if the item as a whole cannot be taken."""
         if item.decision_id is not None:
-            known = self._decisions.get(item.decision_id)
+            known = self._join._decisions.get(item.decision_id)
             if known is None:
                 return "unknown_decision", f"there is no decision {item.decision_id}, or it is too old"
             strangers = [uid for uid in item.uids if uid not in known.uids]
             if strangers:
                 chosen = list(known.uids)
                 return "uid_not_in_decision", f"uids {strangers} were not chosen by this decision, which chose {chosen}"
-        low, high = self.reward_range
+        low, high = self._join.reward_range
         outside = [reward for reward in item.rewards if not low <= reward <= high]
         if outside:
             return "out_of_range", f"rewards {outside} lie outside [{low:g}, {high:g}]"
-        if item.decision_id is not None and self._embedding_of(item.decision_id) is None:
+        if item.decision_id is not None and self._embeddings.get(item.decision_id) is None:
             return "embedding_erased", f"the embedding of decision {item.decision_id} was erased on request"
         return None
 
-    def _reported(self, item: RewardItem, now_s: float) -> Reported:
+    def _reported(self, item: RewardItem) -> Reported:
         if item.decision_id is not None:
-            return self._decisions[item.decision_id]
-        return self._reward_ids.setdefault(str(item.reward_id), Reported(at_s=now_s))
+            return self._join._decisions[item.decision_id]
+        return self._join._reward_ids.setdefault(str(item.reward_id), Reported(self._now_s))
 
-    def _owner_changed(self, reported: Reported, uid: int, view: MetagraphView) -> bool:
-        if not reported.hotkeys:
-            return False
-        # The hotkey alone would miss an owner that lost the uid and came back.
-        if uid >= view.n or reported.version < self._owned_since.get(uid, 0):
-            return True
-        then = reported.hotkeys[reported.uids.index(uid)]
-        return then != view.hotkeys[uid] and then not in self._former_hotkeys.get(uid, ())
-
-
-def _drop_older(entries: dict[str, Reported], before_s: float) -> list[str]:
-    dropped = []
-    for key, entry in entries.items():
-        if entry.at_s >= before_s:
-            break
-        dropped.append(key)
-    for key in dropped:
-        del entries[key]
-    return dropped
+    def _reject(self, index: int, code: str, detail: str, uid: int) -> None:
+        self.result.rejected.append(Rejection(index, code, detail, uid))

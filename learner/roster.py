@@ -53,14 +53,17 @@ class RosterSource:
     Args:
         path: of the file.
         netuid: the number that the view carries.
+        after_block: the block of the view in use.
         now_ms: the time in ms since 1970, which stands for the block; a step backwards is evened out.
     """
 
-    def __init__(self, path: Path, *, netuid: int = 0, now_ms: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, path: Path, *, netuid: int = 0, after_block: int = 0, now_ms: Callable[[], int] | None = None
+    ) -> None:
         self.path = path
         self.netuid = netuid
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
-        self._block = 0
+        self._block = after_block
 
     def fetch_view(self) -> MetagraphView:
         """The network as the file has it now. See `MetagraphSource`.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gating.metagraph import MetagraphView
+
+from .tenures import Tenures
 
 SNAPSHOT_FORMAT = 1
 
@@ -42,15 +46,63 @@ class UidStatistics:
             resets=np.zeros(num_uids, np.int64),
         )
 
+    def copy(self) -> UidStatistics:
+        """The same counts in arrays of their own."""
+        return UidStatistics(self.selections.copy(), self.rewards.copy(), self.reward_sum.copy(), self.resets.copy())
+
+
+class Held(StrEnum):
+    """Why an event that is in the log is not in the weights, though it may yet be."""
+
+    FROZEN = "frozen"
+    ROLLED_BACK = "rolled_back"
+    NON_FINITE = "non_finite"
+
 
 @dataclass(slots=True)
 class LearnerState:
-    """Everything that learning changes. `version` is the last log sequence number that is in it."""
+    """Everything that learning changes, and that a checkpoint saves.
+
+    Attributes:
+        view: the network as of `version`.
+        rule: what the rule knows.
+        statistics: counts per uid.
+        tenures: since when the owners have had their uids.
+        version: the last log sequence number that is in it.
+        frozen: an operator has stopped learning: rewards are held.
+        held: sequence numbers of reward events that were not learned, or no longer are, in ascending order.
+    """
 
     view: MetagraphView
     rule: RuleState
     statistics: UidStatistics
+    tenures: Tenures = field(default_factory=Tenures)
     version: int = 0
+    frozen: bool = False
+    held: dict[int, Held] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """SHA-256 in hex of all that the rule knows, to the bit, and of who it is known about."""
+        digest = hashlib.sha256()
+        for part in (self.rule.rows, self.rule.shared):
+            for name, tensor in sorted(part.items()):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().contiguous().numpy().tobytes())
+        digest.update("\n".join(self.view.hotkeys).encode())
+        return digest.hexdigest()
+
+    def copy(self) -> LearnerState:
+        """A state of its own with the same content."""
+        return replace(
+            self,
+            rule=RuleState(
+                {name: tensor.clone() for name, tensor in self.rule.rows.items()},
+                {name: tensor.clone() for name, tensor in self.rule.shared.items()},
+            ),
+            statistics=self.statistics.copy(),
+            tenures=self.tenures.copy(),
+            held=dict(self.held),
+        )
 
 
 @dataclass(frozen=True, slots=True)

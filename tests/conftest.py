@@ -9,7 +9,7 @@ import ray
 
 from .keyring import Keyring
 
-pytest_plugins = ["tests.chain_node.fixtures"]
+pytest_plugins = ["tests.chain_node.fixtures", "tests.postgres"]
 
 
 @pytest.fixture(autouse=True)

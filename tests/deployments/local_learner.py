@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from deployments.errors import LearnerAway
 from gating.metagraph import MetagraphView
-from learner.actor import PollReply, RewardReply, Wait
+from learner.checkpoint import CheckpointStore, Expected
 from learner.config import AdagradConfig, LearnerConfig, SoftmaxMseConfig
-from learner.core import ExplainedDecision, Learner, ResyncSummary
-from learner.event_log import MemoryEventLog
-from learner.events import DecisionBatch, ReplicaStatus, RewardItem
+from learner.core import ExplainedDecision, HeldEvent, Learner, ResyncSummary
+from learner.errors import LearnerError, NeedsDurableLogError
+from learner.event_log import Genesis
+from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.housekeeping import Housekeeper
+from learner.memory_log import MemoryEventLog
 from learner.nonces import NonceStore, NonceVerdict
+from learner.restore import Restorer
 from learner.rules import build_rule
 from learner.signals import Signal
 from learner.state import HeadSnapshot
@@ -24,7 +28,9 @@ class LocalLearner:
     """Learns and publishes at once after each report, unless `learns_at_once` is off; then `learn` does it.
 
     Attributes:
-        away: every call raises LearnerAway before anything is done.
+        refuses: what every operator's action is answered with, instead of being done.
+        authors: who asked for operators' actions.
+        away: every call raises LearnerAway, with the `reason`, before anything is done.
         loses_answers: every call does its work and then raises LearnerAway.
         now_s: the learner's clock.
         nonces: those of signed requests; as if it had started long ago.
@@ -41,20 +47,32 @@ class LocalLearner:
         fingerprint: str,
         rule: SoftmaxMseConfig | AdagradConfig,
         epoch: int = 1,
+        checkpoints: CheckpointStore | None = None,
     ) -> None:
         self.now_s = 0.0
+        log, built = MemoryEventLog(started_at_ms=epoch), build_rule(rule)
+        log.begin(Genesis(view, 0))
+        restorer = Restorer(log, built, Expected("app", log.id, rule.model_dump(), fingerprint, dim))
         self.core = Learner(
             config=LearnerConfig(rule=rule),
-            rule=build_rule(rule),
-            view=view,
+            rule=built,
+            restored=restorer.newest(),
+            restorer=restorer,
             dim=dim,
             fingerprint=fingerprint,
-            log=MemoryEventLog(started_at_ms=epoch),
+            log=log,
             clock=lambda: self.now_s,
         )
+        self._store = checkpoints
+        self._housekeeper = Housekeeper(
+            self.core, checkpoints, application="app", clock=lambda: self.now_s, on_crash=lambda: None
+        )
+        self.refuses: LearnerError | None = None
+        self.authors: list[str] = []
         self.nonces = NonceStore(clock_ns=time.time_ns, started_ns=0)
         self.network = view
         self.away = False
+        self.reason = "switched away"
         self.loses_answers = False
         self.learns_at_once = True
         self.published: HeadSnapshot | None = self.core.snapshot()
@@ -108,17 +126,63 @@ class LocalLearner:
         self._check_answer_arrives()
         return verdict
 
-    async def resync(self) -> ResyncSummary:
-        self._check_here()
-        summary = self.core.resync(self.network)
+    async def resync(self, author: str = "anonymous") -> ResyncSummary:
+        self._operate(author)
+        summary = self.core.commit_one(self.core.stage_resync(self.network, author))
         self.learn()
         return summary
+
+    async def checkpoint(self, author: str) -> dict[str, Any]:
+        self._operate(author)
+        if self._store is None:
+            raise NeedsDurableLogError("a log in memory has no checkpoints; set learner.log.url")
+        self._act(Action.CHECKPOINT, author)
+        self._housekeeper.save()
+        return (await self.checkpoints())[0]
+
+    async def checkpoints(self) -> list[dict[str, Any]]:
+        self._check_here()
+        names = ("name", "version", "epoch", "created_at", "digest", "frozen")
+        kept = [] if self._store is None else self._store.list()
+        return [{name: getattr(manifest, name) for name in names} for manifest in kept]
+
+    async def freeze(self, frozen: bool, author: str) -> int:
+        self._operate(author)
+        return self._act(Action.FREEZE if frozen else Action.THAW, author)
+
+    async def rollback(self, version: int | None, checkpoint: str | None, author: str) -> dict[str, Any]:
+        self._operate(author)
+        if version is None:
+            assert self._store is not None
+            version = self._store.find(str(checkpoint)).version
+        summary = self.core.commit_one(self.core.stage_rollback(version, author))
+        self.learn()
+        held, _ = self.core.held_events(after=0, limit=0)
+        return {"restored": summary.restored, "version": summary.seq, "quarantined": held}
+
+    async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
+        self._check_here()
+        return self.core.held_events(after, limit)
+
+    async def settle(
+        self, action: Literal[Action.READMIT, Action.DROP], seqs: Sequence[int] | None, author: str
+    ) -> dict[str, int]:
+        self._operate(author)
+        seq = self.core.commit_one(self.core.stage_settlement(action, seqs, author))
+        self.learn()
+        held, _ = self.core.held_events(after=0, limit=0)
+        return {"version": seq, "quarantined": held}
 
     async def describe(self) -> dict[str, Any]:
         self._check_here()
         view = self.core.view
         return {
-            "learner": {**self.core.describe(), "status": "running"},
+            "learner": {
+                **self.core.describe(),
+                "status": "running",
+                "checkpoint": self._housekeeper.describe(),
+                "log_error": None,
+            },
             "metagraph": {"netuid": view.netuid, "block": view.block, "n": view.n},
             "replicas": [{"id": status.id, "version": status.version} for status in self._replicas.values()],
         }
@@ -131,13 +195,27 @@ class LocalLearner:
         self._check_here()
         return self.core.explain(decision_id)
 
-    async def erase_embedding(self, decision_id: str) -> bool:
+    async def erase_embedding(self, decision_id: str, author: str) -> bool:
+        self._operate(author)
+        if self.core.explain(decision_id) is None:
+            return False
+        self._act(Action.ERASE, author, {"decision_id": decision_id})
+        return self.core.log.erase_embedding(decision_id)
+
+    def _operate(self, author: str) -> None:
         self._check_here()
-        return self.core.erase_embedding(decision_id)
+        if self.refuses is not None:
+            raise self.refuses
+        self.authors.append(author)
+
+    def _act(self, action: Action, author: str, arguments: dict[str, Any] | None = None) -> int:
+        seq = self.core.commit_one(self.core.stage_action(action, author, arguments))
+        self.learn()
+        return seq
 
     def _check_here(self) -> None:
         if self.away:
-            raise LearnerAway("switched away")
+            raise LearnerAway(self.reason)
 
     def _check_answer_arrives(self) -> None:
         if self.loses_answers:

@@ -111,6 +111,7 @@ class LocalService:
         max_age_s: float = 10.0,
         auth: AuthArgs | None = None,
         learner: LocalLearner | None = None,
+        durable_log: bool = False,
         name: str = "replica-a",
     ) -> None:
         serving = serving or ServingArgs()
@@ -137,6 +138,7 @@ class LocalService:
             decisions=self.decisions,
             selection=selection or SelectionArgs(),
             serving=serving,
+            durable_log=durable_log,
             generator=np.random.default_rng(0),
             now_s=lambda: 1_700_000_000.0,
         )

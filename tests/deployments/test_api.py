@@ -186,8 +186,7 @@ async def test_a_rewarded_message_over_the_size_limit_refuses_the_report(start: 
         ("PUT", "/v1/rewards", 405, "method_not_allowed"),
         ("GET", "/v1/admin/resync", 405, "method_not_allowed"),
         ("POST", "/v1/admin/checkpoint", 501, "not_available"),
-        ("POST", "/v1/admin/freeze", 501, "not_available"),
-        ("POST", "/v1/admin/rollback", 501, "not_available"),
+        ("POST", "/v1/admin/rollback", 415, "unsupported_media_type"),
     ],
 )
 async def test_every_error_is_a_problem_document(
@@ -199,10 +198,12 @@ async def test_every_error_is_a_problem_document(
         assert response.headers["allow"]
 
 
-async def test_durable_selections_are_not_available_yet(service: LocalService) -> None:
+async def test_durable_selections_cannot_be_had_of_a_log_in_memory(service: LocalService) -> None:
     before = service.everything()
-    check_problem(await service.post("/v1/select", scoring(durable=True)), 501, "not_available")
+    document = check_problem(await service.post("/v1/select", scoring(durable=True)), 501, "not_available")
+    assert "set learner.log.url" in document["detail"]
     assert service.everything() == before
+    assert service.engine.batches == []
 
 
 async def test_an_unexpected_error_is_a_500_that_tells_nothing_of_the_inside(
@@ -224,6 +225,12 @@ async def test_an_unexpected_error_is_a_500_that_tells_nothing_of_the_inside(
         ("GET", "/v1/decisions/r-1", None),
         ("DELETE", "/v1/decisions/r-1", None),
         ("POST", "/v1/admin/resync", None),
+        ("POST", "/v1/admin/checkpoint", None),
+        ("GET", "/v1/admin/checkpoints", None),
+        ("POST", "/v1/admin/freeze", None),
+        ("POST", "/v1/admin/rollback", {"version": 0}),
+        ("GET", "/v1/admin/quarantine", None),
+        ("POST", "/v1/admin/quarantine", {"action": "drop"}),
     ],
 )
 async def test_what_needs_the_learner_is_a_503_to_be_tried_again_while_it_is_away(
@@ -232,7 +239,8 @@ async def test_what_needs_the_learner_is_a_503_to_be_tried_again_while_it_is_awa
     await service.select(["why?"])
     service.learner.away = True
     response = await service.http.request(method, path, json=body) if body else await service.http.request(method, path)
-    check_problem(response, 503, "learner_away")
+    document = check_problem(response, 503, "learner_away")
+    assert document["detail"].startswith("the learner is away (switched away): nothing was acknowledged")
     assert int(response.headers["retry-after"]) >= 1
 
 
@@ -296,7 +304,7 @@ async def test_resync_tells_what_changed_and_new_weights_show_it(service: LocalS
 
 
 async def test_what_the_learner_refuses_is_a_409_with_its_reason(service: LocalService) -> None:
-    service.learner.network = MetagraphView.from_hotkeys(["someone"], block=1)
+    service.learner.network = MetagraphView.from_hotkeys(["someone"], netuid=7, block=1)
     document = check_problem(await service.http.post("/v1/admin/resync"), 409, "refused")
     assert "block 1 is older" in document["detail"]
     with pytest.raises(StaleViewError):
@@ -306,7 +314,7 @@ async def test_what_the_learner_refuses_is_a_409_with_its_reason(service: LocalS
 async def test_a_chain_that_cannot_be_read_is_a_503_with_its_cause(
     service: LocalService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail() -> None:
+    async def fail(author: str) -> None:
         raise ChainUnavailableError("wss://node: no answer within 30 s")
 
     monkeypatch.setattr(service.learner, "resync", fail)

@@ -37,7 +37,12 @@ ROUTES: list[tuple[str, str, object, str]] = [
     ("POST", "/v1/rewards", {"rewards": [REWARD]}, "reward"),
     ("DELETE", "/v1/decisions/r-1", None, "admin"),
     ("POST", "/v1/admin/resync", None, "admin"),
+    ("POST", "/v1/admin/checkpoint", None, "admin"),
+    ("GET", "/v1/admin/checkpoints", None, "admin"),
     ("POST", "/v1/admin/freeze", None, "admin"),
+    ("POST", "/v1/admin/rollback", {"version": 0}, "admin"),
+    ("GET", "/v1/admin/quarantine", None, "admin"),
+    ("POST", "/v1/admin/quarantine", {"action": "drop"}, "admin"),
     ("POST", "/v1/admin/explode", None, "admin"),
 ]
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
@@ -80,7 +85,7 @@ def test_with_authentication_any_host_is_fine(host: str | None) -> None:
 
 
 def test_every_route_is_either_tried_here_or_open_on_purpose(service: LocalService) -> None:
-    templates = {"/v1/decisions/r-1": "/v1/decisions/{decision_id}", "/v1/admin/freeze": "/v1/admin/{action}"}
+    templates = {"/v1/decisions/r-1": "/v1/decisions/{decision_id}"}
     tried = {(method, templates.get(path, path)) for method, path, _, _ in ROUTES}
     assert {route for route in routes_of(service) - tried if route[1] not in OPEN} == set()
 
@@ -212,7 +217,7 @@ async def test_a_reward_carries_the_id_of_the_key_that_reported_it(start: Start)
     headers = {scope: bearer(key) for key, scope in KEYS.values()}
     explained = await explained_after_a_reward(service, **headers)
     assert list(explained["authors"].values()) == ["judge"]
-    [event] = service.learner.core.log.events_after(0)
+    [[event]] = service.learner.core.log.batches(0)
     assert event.author == "judge"  # type: ignore[union-attr]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -54,7 +55,7 @@ def taken_port() -> Iterator[int]:
     ("command", "options"),
     [
         ((), ("serve", "demo", "status", "key", "down")),
-        (("serve",), ("--config", "--address")),
+        (("serve",), ("--config", "--address", "--reset")),
         (("demo",), ("--url", "--data", "--k", "--limit", "--seed", "--batch", "--api-key-env", "--json")),
         (("status",), ("--url", "--api-key-env", "--json")),
         (("key",), ("--scope",)),
@@ -116,6 +117,21 @@ def test_serving_on_a_taken_port_is_a_clear_error(tmp_path: Path, taken_port: in
     result = run("serve", "--config", str(write_config(tmp_path, port=taken_port)))
     assert result.exit_code == 1
     assert f"port {taken_port} on 127.0.0.1 is taken" in result.stderr
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_reset_is_asked_for_and_never_assumed(monkeypatch: pytest.MonkeyPatch, reset: bool) -> None:
+    asked: list[object] = []
+
+    @contextlib.contextmanager
+    def refuse(_path: Path, **options: object) -> Iterator[None]:
+        asked.append(options["reset"])
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("deployments.runner.running_service", refuse)
+    assert run("serve", *(["--reset"] if reset else [])).exit_code == 0
+    assert asked == [reset]
 
 
 def test_down_where_nothing_runs_says_so() -> None:

@@ -7,18 +7,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.client import (
     MAX_RETRY_AFTER_S,
+    Checkpoint,
     GateClient,
     GateUnavailableError,
+    HeldReward,
     Metagraph,
     ProblemError,
+    Quarantine,
     Rejected,
     Reward,
+    Rollback,
     Scores,
     Selection,
     UnexpectedAnswerError,
@@ -44,6 +49,9 @@ REPORT = {
     "version": 21,
     "reached": True,
 }
+
+
+NO_PATH = "Path '/v1/score' not found. Ping http://.../-/routes for available routes."
 
 
 class FakeTime:
@@ -166,6 +174,85 @@ def test_each_reading_call_asks_its_own_route(
     assert f"{server.requests[0].method} {server.requests[0].url.raw_path.decode()}" == request_line
 
 
+CHECKPOINT = {
+    "name": "00000001-v7",
+    "version": 7,
+    "epoch": 2,
+    "created_at": "2026-01-01T00:00:00+00:00",
+    "digest": "ab",
+    "frozen": False,
+}
+HELD = {"seq": 9, "reason": "frozen", "reward_id": "m", "uids": [1], "rewards": [0.5], "author": "judge"}
+
+
+@pytest.mark.parametrize(
+    ("call", "request_line", "sent", "body", "result"),
+    [
+        (lambda gate: gate.checkpoint(), "POST /v1/admin/checkpoint", None, CHECKPOINT, Checkpoint(**CHECKPOINT)),
+        (
+            lambda gate: gate.checkpoints(),
+            "GET /v1/admin/checkpoints",
+            None,
+            {"checkpoints": [CHECKPOINT]},
+            [Checkpoint(**CHECKPOINT)],
+        ),
+        (lambda gate: gate.freeze(), "POST /v1/admin/freeze", {"frozen": True}, {"frozen": True, "version": 8}, 8),
+        (lambda gate: gate.freeze(False), "POST /v1/admin/freeze", {"frozen": False}, {"version": 9}, 9),
+        (
+            lambda gate: gate.rollback(version=0),
+            "POST /v1/admin/rollback",
+            {"version": 0},
+            {"restored": 0, "version": 9, "quarantined": 8},
+            Rollback(restored=0, version=9, quarantined=8),
+        ),
+        (
+            lambda gate: gate.rollback(checkpoint="c"),
+            "POST /v1/admin/rollback",
+            {"checkpoint": "c"},
+            {"restored": 7, "version": 9, "quarantined": 1},
+            Rollback(restored=7, version=9, quarantined=1),
+        ),
+        (
+            lambda gate: gate.quarantine(after=3, limit=2),
+            "GET /v1/admin/quarantine?after=3&limit=2",
+            None,
+            {"quarantined": 5, "events": [HELD]},
+            Quarantine(5, (HeldReward(9, "frozen", (1,), (0.5,), "judge", reward_id="m"),)),
+        ),
+        (
+            lambda gate: gate.settle("drop", [np.int64(4)]),
+            "POST /v1/admin/quarantine",
+            {"action": "drop", "seqs": [4]},
+            {"version": 11, "quarantined": 0},
+            11,
+        ),
+        (
+            lambda gate: gate.settle("readmit"),
+            "POST /v1/admin/quarantine",
+            {"action": "readmit", "seqs": None},
+            {"version": 12, "quarantined": 0},
+            12,
+        ),
+    ],
+)
+def test_each_operators_call_asks_its_own_route_and_gives_typed_values(
+    call: Callable[[GateClient], Any], request_line: str, sent: object, body: object, result: object
+) -> None:
+    server = ScriptedServer([answer(body)])
+    assert call(server.client()) == result
+    [request] = server.requests
+    assert f"{request.method} {request.url.raw_path.decode()}" == request_line
+    assert (json.loads(request.content) if request.content else None) == sent
+
+
+@pytest.mark.parametrize("both", [{}, {"version": 1, "checkpoint": "c"}])
+def test_a_rollback_to_nowhere_or_to_two_places_is_not_sent(both: dict[str, Any]) -> None:
+    server = ScriptedServer([answer({})])
+    with pytest.raises(ValueError, match="either version or checkpoint"):
+        server.client().rollback(**both)
+    assert server.requests == []
+
+
 def test_a_service_under_a_path_is_reached() -> None:
     server = ScriptedServer([answer({})])
     GateClient("http://gate.example/tide/", transport=httpx.MockTransport(server)).state()
@@ -177,10 +264,17 @@ def test_a_service_under_a_path_is_reached() -> None:
     [
         problem(429, "overloaded", **{"retry-after": "1"}),
         problem(503, "decision_pending", **{"retry-after": "1"}),
+        problem(503, "learner_away", **{"retry-after": "1"}),
+        problem(503, "decisions_full", **{"retry-after": "1"}),
         httpx.Response(503, text="no replica"),
         proxy_error(500),
+        httpx.Response(500),
+        httpx.Response(502),
+        httpx.Response(503),
+        httpx.Response(504),
         proxy_error(502),
         proxy_error(504),
+        httpx.Response(404, text=NO_PATH),
         httpx.ConnectError("connection refused"),
         httpx.ReadTimeout("too slow"),
         httpx.RemoteProtocolError("server disconnected"),
@@ -192,6 +286,21 @@ def test_what_may_pass_is_sent_again_unchanged(passing: Outcome) -> None:
     assert report.accepted == 3
     assert len({request.content for request in server.requests}) == 1
     assert len(server.requests) == 3
+
+
+def test_a_proxy_that_never_hears_of_its_applications_is_a_service_that_is_away() -> None:
+    server = ScriptedServer([httpx.Response(404, text=NO_PATH)])
+    with pytest.raises(GateUnavailableError, match=r"404 text/plain.*its proxy's"):
+        server.client(retries=2).score(["why?"])
+    assert len(server.requests) == 3
+
+
+def test_a_durable_select_is_sent_again_until_its_decisions_are_logged() -> None:
+    server = ScriptedServer([problem(503, "learner_away"), answer({"selections": [SELECTION], **PROVENANCE})])
+    assert server.client().select(["why?"], durable=True).selections[0].decision_id == "r-1"
+    assert [server.body(index) for index in (0, 1)] == [
+        {"messages": ["why?"], "k": 4, "explore": True, "durable": True}
+    ] * 2
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 415, 422, 500, 501])
@@ -293,6 +402,7 @@ def test_ready_asks_once_and_says_no_where_nothing_answers() -> None:
     "strange",
     [
         httpx.Response(404, html="<h1>Not found</h1>"),
+        httpx.Response(404, text="404 page not found"),
         httpx.Response(200, html="<h1>It works</h1>"),
         answer([1, 2]),
         answer(None),

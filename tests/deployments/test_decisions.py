@@ -191,8 +191,97 @@ async def test_decisions_that_arrive_during_a_flush_are_not_lost(
 
     monkeypatch.setattr(learner, "add_decisions", take_while_more_arrive)
     await buffer.flush()
-    assert sent(learner) == [first, later]
+    assert (sent(learner), len(buffer)) == ([first], 3)
+    await buffer.flush()
+    assert (sent(learner), len(buffer)) == ([first, later], 0)
+
+
+async def test_a_flush_ends_though_decisions_never_stop_coming(
+    buffer: DecisionBuffer, learner: LocalLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = add(buffer, 300)
+    take = learner.add_decisions
+
+    async def take_while_more_arrive(batch: DecisionBatch) -> None:
+        ids.extend(add(buffer, 400))
+        await take(batch)
+
+    monkeypatch.setattr(learner, "add_decisions", take_while_more_arrive)
+    await asyncio.wait_for(buffer.flush(), timeout=10)
+    # The 300 and whatever else found room in their second batch.
+    assert sent(learner) == [ids[:256], ids[256:512]]
+    assert len(buffer) == len(ids) - 512
+
+
+async def test_decisions_left_by_a_flush_are_sent_by_themselves(
+    buffer: DecisionBuffer, learner: LocalLearner, running: asyncio.Task[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = add(buffer, 1)
+    take = learner.add_decisions
+
+    async def take_while_more_arrive(batch: DecisionBatch) -> None:
+        if len(ids) == 1:
+            ids.extend(add(buffer, 2))
+        await take(batch)
+
+    monkeypatch.setattr(learner, "add_decisions", take_while_more_arrive)
+    await buffer.flush()
+    await until(lambda: sent(learner) == [ids[:1], ids[1:]])
+    assert not running.done()
+
+
+async def test_a_decision_that_waited_during_a_flush_does_not_linger_as_if_it_were_new(
+    buffer: DecisionBuffer, learner: LocalLearner, running: asyncio.Task[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LINGER_S", 3600.0)
+    ids = add(buffer, 3)
+    buffer._arrived_s[0] -= 3600.0
+    await until(lambda: sent(learner) == [ids])
+    assert not running.done()
+
+
+async def test_only_one_batch_is_on_its_way_at_a_time(
+    buffer: DecisionBuffer, learner: LocalLearner, running: asyncio.Task[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LINGER_S", 0.0)
+    take, on_their_way, most = learner.add_decisions, 0, 0
+
+    async def counted(batch: DecisionBatch) -> None:
+        nonlocal on_their_way, most
+        on_their_way += 1
+        most = max(most, on_their_way)
+        await take(batch)
+        on_their_way -= 1
+
+    monkeypatch.setattr(learner, "add_decisions", counted)
+    ids = add(buffer, 600)
+    await asyncio.gather(*(buffer.flush() for _ in range(5)))
+    assert (most, [decision_id for batch in sent(learner) for decision_id in batch]) == (1, ids)
+    assert not running.done()
+
+
+async def test_all_that_wait_for_a_batch_that_fails_hear_of_it_at_once(
+    buffer: DecisionBuffer, learner: LocalLearner
+) -> None:
+    add(buffer, 1)
+    learner.loses_answers = True
+    outcomes = await asyncio.gather(*(buffer.flush() for _ in range(5)), return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == ["the answer was lost"] * 5
+    assert (len(learner.batches), len(buffer)) == (1, 1)
+    # It was the one attempt that failed, not those to come.
+    learner.loses_answers = False
+    await buffer.flush()
     assert len(buffer) == 0
+
+
+async def test_a_batch_carries_every_column_of_its_decisions(buffer: DecisionBuffer, learner: LocalLearner) -> None:
+    ids = add(buffer, 2)
+    await buffer.flush()
+    [batch] = learner.batches
+    assert (batch.ids, batch.embedding.shape, batch.sizes.tolist()) == (tuple(ids), (2, DIM), [1, 1])
+    logged = learner.core.log.decision(ids[1])
+    assert logged is not None
+    assert (logged.uids, logged.scores, logged.hotkeys, logged.candidates) == ((1,), (0.5,), ("hotkey-1",), 9)
 
 
 async def test_sending_ends_with_the_reason_where_the_learner_is_another_encoders(learner: LocalLearner) -> None:

@@ -70,7 +70,7 @@ async def test_an_allowed_hotkey_scores_and_rewards_and_is_the_author(
     path = f"/v1/decisions/{chosen['decision_id']}"
     explained = await send(service, "GET", path, b"", keyring.sign("alice", "GET", path))
     assert explained.json()["authors"] == {str(chosen["uids"][0]): keyring.address("alice")}
-    [event] = service.learner.core.log.events_after(0)
+    [[event]] = service.learner.core.log.batches(0)
     assert event.author == keyring.address("alice")  # type: ignore[union-attr]
     assert service.doorkeeper.failures == {"unauthorized": 0, "forbidden": 0}
 

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import psutil
 import pytest
 
@@ -222,23 +224,40 @@ def test_haproxy_ports_move_aside_where_they_are_taken(monkeypatch: pytest.Monke
     assert local._free_port(taken) == taken
 
 
+def test_each_service_has_ports_of_its_own_for_its_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: set[int] = set()
+    monkeypatch.setattr(local, "_is_free", lambda _host, port: port not in taken)
+    found = set()
+    for _ in range(27):
+        first, last = local._free_range()
+        assert last - first == 99
+        found.add(first)
+        taken.add(last)
+    assert found == set(range(30_000, 32_700, 100))
+    assert local._free_range() == (30_000, 32_699)
+
+
 def test_what_is_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"RAY_USAGE_STATS_ENABLED": "1"})
     local.set_ray_environment()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
     assert os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] == "1"
+    names = ("DIRECT_INGRESS_MIN_HTTP_PORT", "DIRECT_INGRESS_MAX_HTTP_PORT", "FALLBACK_PROXY_HTTP_PORT")
+    first, last, fallback = (int(os.environ[f"RAY_SERVE_{name}"]) for name in names)
+    assert (last - first, fallback - first) == (98, 99)
     assert (os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1") == (sys.platform == "linux")
 
 
 class _Answers(BaseHTTPRequestHandler):
     statuses: list[int]
     paths: list[str]
+    body = b"no weights yet"
 
     def do_GET(self) -> None:
         self.paths.append(self.path)
         self.send_response(self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0])
         self.end_headers()
-        self.wfile.write(b"no weights yet")
+        self.wfile.write(self.body)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -271,6 +290,34 @@ def test_a_service_that_does_not_get_ready_is_an_error_with_its_last_word(monkey
         local.wait_until_ready(url, timeout_s=0.3)
     with pytest.raises(ServiceError, match="no answer"):
         local.wait_until_ready(url, timeout_s=0.05)
+
+
+def test_a_learner_that_cannot_start_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(_Answers, "body", b'{"detail": "the learner cannot start: the log is another\'s"}')
+    with answering(503, 503, 200) as (url, paths):
+        local.wait_until_ready(url, timeout_s=30, patience_s=20)
+    assert len(paths) == 3
+    with (
+        answering(503) as (url, _),
+        pytest.raises(ServiceError, match=r"ready: the learner cannot start: the log is another's$"),
+    ):
+        local.wait_until_ready(url, timeout_s=30, patience_s=0.1)
+
+
+def test_patience_begins_anew_with_every_learner_that_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["the learner cannot start: x", "no weights yet", "the learner cannot start: x", None])
+    times = iter([0.0, 1.0, 2.0, 3.0, 4.0])
+
+    def get(url: str, timeout: float) -> httpx.Response:
+        text = next(answers)
+        return httpx.Response(200 if text is None else 503, text=text or "")
+
+    monkeypatch.setattr(
+        local, "httpx", SimpleNamespace(get=get, codes=httpx.codes, TransportError=httpx.TransportError)
+    )
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: next(times), sleep=lambda _: None))
+    local.wait_until_ready("http://127.0.0.1:1", timeout_s=10, patience_s=1.5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -11,6 +11,7 @@ from deployments.config import ServingArgs
 from deployments.schemas import RewardsRequest
 from gating.metagraph import MetagraphView
 from learner.config import AdagradConfig
+from learner.events import RewardEvent
 
 from .local_service import LocalService, N, embed_text, until
 from .test_http_io import check_problem
@@ -49,7 +50,8 @@ async def test_a_reward_for_a_message_is_learned_with_that_messages_embedding(se
     assert (await service.reward(*items))["accepted"] == 4
     after = service.snapshot_scores(["why?"])[0]
     assert after[0] - after[1] > before[0] - before[1]
-    assert [event.reward_id for event in service.learner.core.log.events_after(0)] == ["a", "b"]  # type: ignore[union-attr]
+    [events] = service.learner.core.log.batches(0)
+    assert [event.reward_id for event in events if isinstance(event, RewardEvent)] == ["a", "b"]
 
 
 async def test_messages_and_decisions_mix_in_one_report_without_being_mixed_up(service: LocalService) -> None:
@@ -60,7 +62,7 @@ async def test_messages_and_decisions_mix_in_one_report_without_being_mixed_up(s
         {"reward_id": "b", "message": "second", "uids": [0], "rewards": [0.3]},
     ]
     assert (await service.reward(*items))["accepted"] == 3
-    events = service.learner.core.log.events_after(0)
+    [events] = service.learner.core.log.batches(0)
     for event, message in zip(events, ("first", "why?", "second"), strict=True):
         np.testing.assert_array_equal(event.embedding, embed_text(message).astype(np.float16))  # type: ignore[union-attr]
 
@@ -204,3 +206,13 @@ async def test_a_report_hands_over_every_decision_first(service: LocalService) -
     account = await service.reward(*(of(selection, 0.5) for selection in chosen))
     assert (account["accepted"], account["rejected"]) == (400, [])
     assert [len(batch.decisions) for batch in service.learner.batches] == [256, 144]
+
+
+async def test_a_learner_that_has_too_much_to_learn_is_a_429_to_be_tried_again(
+    service: LocalService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learner.ingest._MOST_WAITING", -1)
+    body = {"rewards": [{"reward_id": "a", "message": "why?", "uids": [0], "rewards": [0.5]}]}
+    response = await service.post("/v1/rewards", body)
+    check_problem(response, 429, "overloaded")
+    assert int(response.headers["retry-after"]) >= 1

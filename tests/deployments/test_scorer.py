@@ -13,6 +13,7 @@ from deployments.config import SelectionArgs, ServingArgs
 from deployments.errors import LearnerAway
 from gating.metagraph import MetagraphView
 from learner.config import AdagradConfig
+from learner.events import DecisionBatch, candidates_digest
 
 from .local_service import UNAVAILABLE, LocalService, N, embed_text, until
 from .test_http_io import check_problem
@@ -308,3 +309,59 @@ async def test_scoring_goes_on_while_the_learner_is_away_and_says_when_it_is_deg
     assert (old["degraded"], old["weights"]["age_s"]) == (True, 10.5)
     assert old["scores"] == fresh["scores"]
     assert len(await service.select(MESSAGES)) == len(MESSAGES)
+
+
+async def test_a_decision_names_the_set_that_it_was_chosen_from(service: LocalService) -> None:
+    chosen = await service.select(["why?"], k=1)
+    chosen += await service.select(["why?"], k=1, uids=[4, 1, UNAVAILABLE])
+    await service.decisions.flush()
+    logged = [service.learner.core.log.decision(one["decision_id"]) for one in chosen]
+    available = [uid for uid in range(N) if uid != UNAVAILABLE]
+    assert [decision.candidates_digest if decision else None for decision in logged] == [
+        candidates_digest(np.array(available)),
+        candidates_digest(np.array([1, 4])),
+    ]
+
+
+async def test_a_durable_selection_is_answered_once_its_decisions_are_in_the_log(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await start(durable_log=True)
+    answered = asyncio.Event()
+    add_decisions = service.learner.add_decisions
+    waiting: list[bool] = []
+
+    async def log(batch: DecisionBatch) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        waiting.append(not answered.is_set())
+        await add_decisions(batch)
+
+    monkeypatch.setattr(service.learner, "add_decisions", log)
+    chosen = await service.select(MESSAGES, durable=True)
+    answered.set()
+    assert waiting == [True]
+    assert all(service.learner.core.log.decision(one["decision_id"]) for one in chosen)
+    assert len(service.decisions) == 0
+
+
+async def test_a_selection_that_is_not_durable_waits_for_nobody(start: Start) -> None:
+    service = await start(durable_log=True)
+    await service.select(MESSAGES)
+    assert (len(service.learner.batches), len(service.decisions)) == (0, len(MESSAGES))
+
+
+async def test_a_durable_selection_is_a_503_while_the_learner_cannot_log_it_and_its_decisions_are_kept(
+    start: Start,
+) -> None:
+    service = await start(durable_log=True)
+    service.learner.away = True
+    response = await service.post("/v1/select", {"messages": MESSAGES, "durable": True})
+    document = check_problem(response, 503, "learner_away")
+    assert document["detail"].startswith("the learner is away (switched away): the selections were made and will be")
+    assert int(response.headers["retry-after"]) >= 1
+    assert len(service.decisions) == len(MESSAGES)
+    service.learner.away = False
+    await service.select(MESSAGES[:1], durable=True)
+    [batch] = service.learner.batches
+    assert len(batch.ids) == len(MESSAGES) + 1

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from deployments.config import ServeArgs
-from deployments.serve_config import IMPORT_PATH, ServeConfigError, check_serve_config, parse_args, read_serve_config
+from deployments.serve_config import (
+    IMPORT_PATH,
+    ServeConfigError,
+    absolute_checkpoints_url,
+    absolute_log_url,
+    check_serve_config,
+    parse_args,
+    read_serve_config,
+    with_absolute_paths,
+)
 from learner.chain import check_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,3 +192,71 @@ def test_the_example_of_two_subnets_is_two_applications_with_chains_of_their_own
 def test_a_chain_that_cannot_be_is_refused_by_the_place_of_what_is_wrong(chain: dict[str, Any], message: str) -> None:
     with pytest.raises(ServeConfigError, match=message):
         check_serve_config(changed("applications.0.args.chain", chain))
+
+
+FOLDER = Path("/srv/gate")
+
+
+@pytest.mark.parametrize(
+    ("url", "absolute"),
+    [
+        ("sqlite:///tidegate-data/{app}/events.db", "sqlite:////srv/gate/tidegate-data/{app}/events.db"),
+        ("sqlite:///events.db", "sqlite:////srv/gate/events.db"),
+        ("sqlite:////var/lib/events.db", "sqlite:////var/lib/events.db"),
+        ("sqlite:///", "sqlite:///"),
+        ("postgresql://me@db/gate", "postgresql://me@db/gate"),
+        ("postgresql:///gate", "postgresql:///gate"),
+        ("memory", "memory"),
+    ],
+)
+def test_the_path_of_a_log_begins_beside_the_config(url: str, absolute: str) -> None:
+    assert absolute_log_url(url, FOLDER) == absolute
+
+
+@pytest.mark.parametrize(
+    ("url", "absolute"),
+    [
+        ("tidegate-data/{app}/checkpoints", "/srv/gate/tidegate-data/{app}/checkpoints"),
+        ("/var/lib/checkpoints", "/var/lib/checkpoints"),
+        ("~/checkpoints", "~/checkpoints"),
+        ("file:///var/lib/checkpoints", "file:///var/lib/checkpoints"),
+        ("s3://bucket/{app}", "s3://bucket/{app}"),
+    ],
+)
+def test_the_path_of_checkpoints_begins_beside_the_config(url: str, absolute: str) -> None:
+    assert absolute_checkpoints_url(url, FOLDER) == absolute
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        None,
+        {},
+        {"rule": {"name": "adagrad"}},
+        {"log": {"lease_s": 3.0}, "checkpoints": {"keep": 2}},
+        {"log": {"url": "memory"}, "checkpoints": {"url": "s3://bucket"}},
+    ],
+)
+def test_only_the_urls_of_log_and_checkpoints_change(learner: dict[str, Any] | None) -> None:
+    args: dict[str, Any] = {"selection": {"epsilon": 0.1}} | ({} if learner is None else {"learner": learner})
+    config = check_serve_config(changed("applications.0.args", args))
+    before = parse_args(args)
+    [application] = with_absolute_paths(config, FOLDER).applications
+    assert isinstance(application.args, dict)
+    after = parse_args(application.args)
+    assert after.learner.log.url == absolute_log_url(before.learner.log.url, FOLDER)
+    assert after.learner.checkpoints.url == absolute_checkpoints_url(before.learner.checkpoints.url, FOLDER)
+    expected = before.model_dump()
+    expected["learner"]["log"]["url"] = after.learner.log.url
+    expected["learner"]["checkpoints"]["url"] = after.learner.checkpoints.url
+    assert after.model_dump() == expected
+    assert (application.name, application.runtime_env) == ("gate", {"env_vars": {"ANY": "thing"}})
+    # What was read is as it was.
+    assert config.applications[0].args == args
+
+
+def test_the_arguments_of_other_applications_keep_their_paths() -> None:
+    raw = changed("applications.0.import_path", "elsewhere:app")
+    raw["applications"][0]["args"] = {"learner": {"log": {"url": "sqlite:///events.db"}}}
+    config = check_serve_config(raw)
+    assert with_absolute_paths(config, FOLDER).applications[0].args == raw["applications"][0]["args"]

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import pytest
+
+from deployments.errors import LearnerAway
+
 from .local_service import LocalService, N
 
 Start = Callable[..., Awaitable[LocalService]]
@@ -12,6 +16,11 @@ async def test_state_shows_learner_network_replicas_and_who_answered(service: Lo
     state = (await service.http.get("/v1/state")).json()
     learner = state["learner"]
     assert (learner["status"], learner["epoch"], learner["version"]) == ("running", 1, 1)
+    assert learner["checkpoint"] == dict.fromkeys(("name", "version", "age_s", "digest", "last_error")) | {
+        "pruned_rows": 0
+    }
+    assert (learner["log_error"], learner["frozen"]) == (None, False)
+    assert learner["quarantine"] == {"frozen": 0, "rolled_back": 0, "non_finite": 0}
     assert (learner["events_logged"], learner["events_applied"], learner["durable"]) == (1, 1, False)
     assert (learner["rule"], learner["counters"]["rewards_accepted"]) == ("softmax_mse", 1)
     assert state["metagraph"]["n"] == N
@@ -35,6 +44,15 @@ async def test_state_is_a_200_while_the_learner_is_away(service: LocalService) -
     assert (replica["id"], replica["buffered_decisions"], replica["texts"]) == ("replica-a", 1, 1)
     assert state["weights"] == {"epoch": 1, "version": 0, "age_s": 42.5}
     assert state["degraded"] is True
+
+
+async def test_state_says_why_the_learner_is_away_in_one_line_and_without_a_password(service: LocalService) -> None:
+    service.learner.away = True
+    service.learner.reason = "postgresql://me:se/cr@t@db:5432/gate does not answer\nTraceback ..."
+    with pytest.raises(LearnerAway):
+        await service.subscriber.poll_once()
+    reason = (await service.http.get("/v1/state")).json()["learner"]["reason"]
+    assert reason == "postgresql://me:***@db:5432/gate does not answer"
 
 
 async def test_state_is_a_200_before_there_is_anything_to_tell(start: Start) -> None:

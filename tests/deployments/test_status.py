@@ -23,13 +23,23 @@ STATE: dict[str, Any] = {
         "events_logged": 4712,
         "events_applied": 4711,
         "rule": "adagrad",
-        "durable": False,
+        "durable": True,
         "moving_reward": 0.87654,
         "moving_loss": 0.0123,
         "decisions": 5000,
         "join_rate": 0.5,
         "counters": {"rewards_accepted": 31415, "late": 3},
-        "checkpoint": None,
+        "checkpoint": {
+            "name": "00000012-v4700",
+            "version": 4700,
+            "age_s": 12.25,
+            "digest": "ab" * 32,
+            "last_error": "no space left on device",
+            "pruned_rows": 1234,
+        },
+        "log_error": "the database is away",
+        "frozen": True,
+        "quarantine": {"frozen": 5, "rolled_back": 3, "non_finite": 0},
         "log_id": "0f9a",
         "fingerprint": "minilm:53aa",
     },
@@ -97,10 +107,17 @@ def show(answer: httpx.Response | httpx.TransportError, *, json_output: bool = F
         ("published version", "4710"),
         ("events logged", "4712"),
         ("rule", "adagrad"),
-        ("durable", "no"),
+        ("durable", "yes"),
         ("moving reward", "0.8765"),
         ("join rate", "0.5"),
-        ("checkpoint", "-"),
+        ("checkpoint", "00000012-v4700"),
+        ("its version", "4700"),
+        ("saved, s ago", "12.25"),
+        ("checkpoint error", "device"),
+        ("pruned rows", "1234"),
+        ("log error", "away"),
+        ("frozen", "yes"),
+        ("quarantined", "3,"),
         ("rewards accepted", "31415"),
         ("block", "6852690"),
         ("available", "250"),
@@ -120,6 +137,29 @@ def test_an_absent_learner_is_shown_with_when_it_was_last_seen() -> None:
     assert "moving reward" not in output
     assert "metagraph: not known" in output
     assert "replicas: none known" in output
+
+
+def test_a_log_in_memory_is_said_to_be_none_that_lasts_and_has_no_checkpoint() -> None:
+    state = copy.deepcopy(STATE)
+    state["learner"]["durable"] = False
+    output = rendered(state)
+    assert "no" in row(output, "durable").replace("│", " ").split()
+    assert "checkpoint" not in output
+
+
+def test_eighty_columns_hold_large_figures_whole() -> None:
+    state = copy.deepcopy(STATE)
+    large = {"version": 123_456_789, "texts": 123_456_789, "issued": 12_345_678, "queued_texts": 10_000}
+    state["replicas"][0].update(large, id="gate#Gate#5ykq2v0x", buffered_decisions=20_000, age_s=1.234)
+    state["learner"].update(fingerprint="53aa" * 16, epoch=1_721_000_000_123)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render_status(state))
+    assert isinstance(console.file, io.StringIO)
+    output = console.file.getvalue()
+    assert max(map(len, output.splitlines())) <= 80
+    for figure in large.values():
+        assert str(figure) in row(output, str(figure))
+    assert "…" not in output
 
 
 def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

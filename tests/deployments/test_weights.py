@@ -254,3 +254,58 @@ def test_weights_on_a_gpu_are_a_copy_of_the_snapshot_s_numbers(replica: Replica)
     loaded = load_weights(newest, torch.device("cuda"))
     assert loaded.weight.device.type == "cuda"
     np.testing.assert_array_equal(loaded.weight.cpu().numpy(), arrays)
+
+
+async def test_saved_weights_are_served_as_degraded_until_the_learner_replaces_them(replica: Replica) -> None:
+    assert replica.subscriber.start_from(replica.snapshot(0, 7)) is True
+    assert (replica.order, replica.subscriber.age_s, is_degraded(replica)) == ((0, 7), None, True)
+    replica.learner.away = True
+    with pytest.raises(LearnerAway):
+        await replica.subscriber.poll_once()
+    assert (replica.order, is_degraded(replica)) == ((0, 7), True)
+    replica.learner.away = False
+    await replica.subscriber.poll_once()
+    assert (replica.order, replica.subscriber.age_s, is_degraded(replica)) == ((1, 0), 0.0, False)
+
+
+async def test_a_replica_starts_with_saved_weights_only_while_the_learner_is_away(replica: Replica) -> None:
+    asked: list[bool] = []
+
+    def load() -> HeadSnapshot | None:
+        asked.append(True)
+        return replica.snapshot(0, 7) if len(asked) > 1 else None
+
+    replica.learner.away = True
+    await replica.subscriber.start(load)
+    assert replica.order is None
+    await replica.subscriber.start(load)
+    assert (replica.order, is_degraded(replica)) == ((0, 7), True)
+    replica.learner.away = False
+    await replica.subscriber.start(load)
+    assert (replica.order, is_degraded(replica), len(asked)) == ((1, 0), False, 2)
+
+
+async def test_a_replica_starts_with_saved_weights_while_the_learner_is_silent(replica: Replica) -> None:
+    saved = replica.snapshot(0, 7)
+    replica.learner.published = None
+    replica.subscriber._heartbeat_s = 60.0
+    await replica.subscriber.start(lambda: saved, patience_s=0.01)
+    assert (replica.order, is_degraded(replica)) == ((0, 7), True)
+
+
+async def test_saved_weights_that_are_the_newest_are_confirmed(replica: Replica) -> None:
+    replica.subscriber.start_from(replica.snapshot(1, 0))
+    await replica.subscriber.poll_once()
+    assert (replica.order, replica.subscriber.age_s, is_degraded(replica)) == ((1, 0), 0.0, False)
+
+
+async def test_saved_weights_that_are_older_or_of_no_use_change_nothing(replica: Replica) -> None:
+    await replica.subscriber.poll_once()
+    current = replica.subscriber.current
+    assert replica.subscriber.start_from(replica.snapshot(0, 99)) is False
+    assert replica.subscriber.start_from(replica.snapshot(1, 0)) is False
+    assert replica.subscriber.start_from(replica.snapshot(2, 0, format=99)) is False
+    assert replica.subscriber.current is current
+    assert replica.subscriber.age_s == 0.0
+    with pytest.raises(LearnerError, match="weights for encoder another"):
+        replica.subscriber.start_from(replica.snapshot(2, 0, fingerprint="another"))

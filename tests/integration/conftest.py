@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from .service import Service, free_port, serve_config, write_roster
+from tests.ports import free_port
+
+from .service import Service, serve_config, write_roster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,9 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import yaml
+
+from deployments.local import REPLICA_PORTS
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TIDEGATE = [sys.executable, "-m", "deployments.cli"]
@@ -36,12 +38,6 @@ def wait_for(probe: Callable[[], T | None], timeout_s: float = 60.0, every_s: fl
             return answer
         time.sleep(every_s)
     raise AssertionError(f"{probe} did not become true within {timeout_s} s")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_roster(path: Path, names: list[str], unavailable: tuple[int, ...] = ()) -> None:
@@ -74,14 +70,26 @@ class Service:
         self.http = httpx.Client(base_url=self.url, timeout=30.0)
         self._process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def beside(cls, other: Service) -> Service:
+        """Another service with the same settings, not started, on a port of its own."""
+        config = yaml.safe_load(other.config_path.read_text(encoding="utf-8"))
+        config["http_options"]["port"] = free_port()
+        folder = other.config_path.parent / "beside"
+        folder.mkdir()
+        return cls(config, folder)
+
     def start(self, *prefixes: str) -> None:
         """Start and wait until the applications under these prefixes (default: the only one, at the root) are ready."""
-        command = [*TIDEGATE, "serve", "--config", str(self.config_path)]
+        self._launch(())
+        wait_for(lambda: self._is_up(prefixes or ("",)), START_TIMEOUT_S)
+
+    def _launch(self, options: tuple[str, ...]) -> None:
+        command = [*TIDEGATE, "serve", "--config", str(self.config_path), *options]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        wait_for(lambda: self._is_up(prefixes or ("",)), START_TIMEOUT_S)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -96,6 +104,13 @@ class Service:
         """Send a signal to `tidegate serve` and wait until it has ended; its exit code."""
         self.process.send_signal(number)
         return self.wait()
+
+    def start_again(self, *options: str) -> None:
+        """Start what was stopped, with the same config and further options of `tidegate serve`."""
+        assert self.process.poll() is not None, "the service still runs"
+        self.http = httpx.Client(base_url=self.url, timeout=30.0)
+        self._launch(options)
+        wait_for(lambda: self._is_up(("",)), START_TIMEOUT_S)
 
     def wait(self) -> int:
         """Wait until `tidegate serve` has ended; its exit code."""
@@ -117,7 +132,7 @@ class Service:
         ports = []
         for pid in self.replica_pids():
             for connection in psutil.Process(pid).net_connections("tcp4"):
-                if connection.status == psutil.CONN_LISTEN and 30_000 <= connection.laddr.port < 31_000:
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port in REPLICA_PORTS:
                     ports.append(connection.laddr.port)
         return [f"http://127.0.0.1:{port}" for port in sorted(ports)]
 

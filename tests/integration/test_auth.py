@@ -16,8 +16,9 @@ import yaml
 from deployments.api_keys import describe_key
 from deployments.client import GateClient, ProblemError, Reward
 from tests.keyring import Keyring
+from tests.ports import free_port
 
-from .service import Service, free_port, serve_config, wait_for, write_roster
+from .service import Service, serve_config, wait_for, write_roster
 
 KEYS = {"scorer": ("tg_score", ["score"]), "judge": ("tg_judge", ["score", "reward"]), "boss": ("tg_boss", ["admin"])}
 

@@ -14,8 +14,9 @@ import psutil
 import yaml
 
 from deployments.local import wait_until_ended
+from tests.ports import free_port
 
-from .service import ROOT, TIDEGATE, Service, free_port, serve_config, wait_for, write_roster
+from .service import ROOT, TIDEGATE, Service, serve_config, wait_for, write_roster
 
 NAMES = ["a", "b", "c"]
 
@@ -89,7 +90,9 @@ def test_plain_serve_run_serves_the_same_config_through_ray_s_own_proxy(tmp_path
     write_roster(roster, NAMES)
     port = free_port()
     path = tmp_path / "serve_config.yaml"
-    path.write_text(yaml.safe_dump(serve_config(port, roster)), encoding="utf-8")
+    # Only `tidegate serve` knows where the config is.
+    places = {"log": {"url": f"sqlite:///{tmp_path}/events.db"}, "checkpoints": {"url": f"{tmp_path}/checkpoints"}}
+    path.write_text(yaml.safe_dump(serve_config(port, roster, learner=places)), encoding="utf-8")
     command = [str(Path(sys.executable).parent / "serve"), "run", "--address", "local", str(path)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(

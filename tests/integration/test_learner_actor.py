@@ -17,7 +17,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from deployments.errors import LearnerAway
 from deployments.ray_learner import RayLearner
 from learner.actor import NAMESPACE, LearnerArgs, get_or_create_learner, learner_name
-from learner.config import AdagradConfig, BittensorChain, LearnerConfig, RosterChain
+from learner.config import AdagradConfig, BittensorChain, CheckpointConfig, LearnerConfig, LogConfig, RosterChain
 from learner.errors import ConfigMismatchError, EncoderMismatchError
 from learner.events import ReplicaStatus, RewardItem
 from tests.chain_node.node import ChainNode
@@ -47,7 +47,12 @@ def ray_instance() -> Iterator[None]:
 def args(tmp_path: Path) -> LearnerArgs:
     roster = tmp_path / "roster.yaml"
     write_roster(roster, [f"expert-{uid}" for uid in range(N)])
-    config = LearnerConfig(rule=AdagradConfig(), heartbeat_s=0.2)
+    config = LearnerConfig(
+        rule=AdagradConfig(),
+        heartbeat_s=0.2,
+        log=LogConfig(url=f"sqlite:///{tmp_path}/events.db"),
+        checkpoints=CheckpointConfig(url=f"{tmp_path}/checkpoints"),
+    )
     return LearnerArgs(tmp_path.name, RosterChain(roster=str(roster)), config, DIM, FINGERPRINT)
 
 
@@ -165,7 +170,7 @@ def test_a_roster_that_cannot_be_read_is_named(args: LearnerArgs, create: Callab
     poll(learner, status())
     Path(args.chain.roster).write_text("experts: 3", encoding="utf-8")
     with pytest.raises(RayTaskError, match="experts"):
-        ray.get(learner.resync.remote())
+        ray.get(learner.resync.remote("operator"))
 
 
 def test_a_learner_that_cannot_start_says_why_to_its_replicas(

@@ -14,8 +14,9 @@ import yaml
 
 import deployments.client
 from deployments.client import GateClient
+from tests.ports import free_port
 
-from .service import ROOT, Service, free_port
+from .service import ROOT, Service
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CURL = re.compile(r"\$ (curl .*?)\n(\{.*?)\n```", re.DOTALL)

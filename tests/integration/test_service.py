@@ -174,8 +174,13 @@ BAD_INPUT: list[tuple[str, str, bytes, int, str]] = [
     ),
     ("NaN", "rewards", b'{"rewards": [{"decision_id": "x", "uids": [1], "rewards": [NaN]}]}', 422, "invalid_request"),
     ("inf", "rewards", b'{"rewards": [{"decision_id": "x", "uids": [1], "rewards": [1e999]}]}', 422, "invalid_request"),
-    ("durable", "select", b'{"messages": ["a"], "durable": true}', 501, "not_available"),
-    ("freeze", "admin/freeze", b"{}", 501, "not_available"),
+    ("durable", "select", b'{"messages": ["a"], "durable": 1}', 422, "invalid_request"),
+    ("freeze", "admin/freeze", b'{"frozen": "yes"}', 422, "invalid_request"),
+    ("a rollback to nowhere", "admin/rollback", b"{}", 422, "invalid_request"),
+    ("a rollback to no version", "admin/rollback", b'{"version": 1000000}', 404, "unknown_version"),
+    ("a rollback to no checkpoint", "admin/rollback", b'{"checkpoint": "none"}', 404, "unknown_version"),
+    ("an event that is not held", "admin/quarantine", b'{"action": "drop", "seqs": [1]}', 404, "unknown_event"),
+    ("an action that there is not", "admin/forget", b"{}", 404, "not_found"),
 ]
 
 

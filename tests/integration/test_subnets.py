@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .service import Service, free_port, serve_config, write_roster
+from tests.ports import free_port
+
+from .service import Service, serve_config, write_roster
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from gating import MetagraphView
+from learner.checkpoint import CheckpointStore, Expected, Manifest
 from learner.config import LearnerConfig, RuleConfig, SoftmaxMseConfig
 from learner.core import Learner
-from learner.event_log import MemoryEventLog
-from learner.events import Decision, DecisionBatch, RewardItem
+from learner.event_log import EventLog, Genesis
+from learner.events import Action, Decision, DecisionBatch, Event, RewardItem
+from learner.memory_log import MemoryEventLog
+from learner.restore import Restorer
 from learner.rules import LearnBatch, Rule, build_rule
 from learner.state import LearnerState, UidStatistics
 
@@ -82,17 +85,27 @@ def build_learner(
     rule_config: RuleConfig | None = None,
     clock: Clock | None = None,
     on_hotkey_swap: Literal["keep", "reset"] = "keep",
+    log: EventLog | None = None,
+    store: CheckpointStore | None = None,
     **settings: object,
 ) -> Learner:
-    """A learner with an empty log; by default its rule is the one that draws its rows at random."""
+    """A learner, by default with an empty log and with the rule that draws its rows at random.
+
+    Built over the log of another one, with the same settings, it is that one after a restart.
+    """
     config = LearnerConfig(rule=rule_config or SoftmaxMseConfig(), **settings)
+    rule, log = rule or build_rule(config.rule), log or MemoryEventLog(started_at_ms=EPOCH)
+    if log.genesis is None:
+        log.begin(Genesis(view, config.seed))
+    restorer = Restorer(log, rule, expected(log, config), store)
     return Learner(
         config=config,
-        rule=rule or build_rule(config.rule),
-        view=view,
+        rule=rule,
+        restored=restorer.newest(),
+        restorer=restorer,
         dim=DIM,
         fingerprint=FINGERPRINT,
-        log=MemoryEventLog(started_at_ms=EPOCH),
+        log=log,
         clock=clock or Clock(),
         on_hotkey_swap=on_hotkey_swap,
     )
@@ -100,7 +113,7 @@ def build_learner(
 
 def decide(learner: Learner, *decisions: Decision) -> None:
     """Hand decisions over as a replica does."""
-    learner.add_decisions(DecisionBatch(FINGERPRINT, decisions))
+    learner.add_decisions(DecisionBatch.of(FINGERPRINT, decisions))
 
 
 def learn_all(learner: Learner) -> list[int]:
@@ -111,35 +124,77 @@ def learn_all(learner: Learner) -> list[int]:
     return sizes
 
 
-def replay(learner: Learner, sizes: Sequence[int], **settings: object) -> Learner:
-    """A fresh learner that has learned the log of another in batches of the same sizes."""
-    fresh = build_learner(rule=learner.rule, **settings)
-    events = learner.log.events_after(0)
-    for size in sizes:
-        fresh._queue.extend(fresh.log.append(events[:size]))
-        assert fresh.learn() == size
-        del events[:size]
-    assert not events
-    return fresh
+def expected(log: EventLog, config: LearnerConfig) -> Expected:
+    """What the checkpoints of a learner over this log are of."""
+    return Expected("app", log.id, config.rule.model_dump(), FINGERPRINT, DIM)
+
+
+def save(learner: Learner, store: CheckpointStore) -> Manifest:
+    """Write a checkpoint of a learner."""
+    captured = learner.capture()
+    return store.save(
+        captured.state,
+        application="app",
+        log_id=learner.log.id,
+        epoch=learner.log.epoch,
+        decisions=captured.decisions,
+        rule=learner.config.rule.model_dump(),
+        fingerprint=FINGERPRINT,
+        dim=DIM,
+    )
+
+
+def act(learner: Learner, action: Action) -> int:
+    """An operator's action, learned at once together with what was logged before."""
+    seq = learner.commit_one(learner.stage_action(action, "ops"))
+    learn_all(learner)
+    return seq
+
+
+def roll_back(learner: Learner, version: int) -> int:
+    """An operator's rollback, learned at once."""
+    summary = learner.commit_one(learner.stage_rollback(version, "ops"))
+    learn_all(learner)
+    return summary.seq
+
+
+def settle(learner: Learner, action: Action, seqs: Sequence[int] | None = None) -> int:
+    """An operator's READMIT or DROP, learned at once."""
+    seq = learner.commit_one(learner.stage_settlement(action, seqs, "ops"))
+    learn_all(learner)
+    return seq
+
+
+def replay(learner: Learner) -> LearnerState:
+    """The state that the learner's log gives to a start from its beginning."""
+    return Restorer(learner.log, learner.rule, expected(learner.log, learner.config)).newest().state
+
+
+def state_of(learner: Learner) -> LearnerState:
+    """What has been learned."""
+    return learner._learning.state
+
+
+def events_of(learner: Learner, after: int = 0) -> list[Event]:
+    """What is in the log after that place."""
+    return [event for batch in learner.log.batches(after) for event in batch]
 
 
 def digest(learner: Learner) -> bytes:
     """Everything that a learner knows, to the bit."""
-    join, state = learner._join, learner._state
+    join, log = learner._join, learner.log
     return pickle.dumps(
         [
-            state_digest(state),
+            state_digest(learner._learning.state),
             learner.view,
             list(learner._queue),
             dict(learner._latest),
             dict(learner.counters),
-            list(learner._recent_rewards),
-            list(learner._recent_losses),
-            learner.log.last_seq,
-            learner.log.events_after(0),
-            learner.log._decisions,
+            learner._learning.progress,
+            log.last_seq,
+            list(log._events),
+            log._decisions,
             [[(key, entry.at_s, dict(entry.rewards)) for key, entry in known.items()] for known in known_rewards(join)],
-            join.joined_decisions,
         ]
     )
 
@@ -149,11 +204,14 @@ def known_rewards(join):
     return join._decisions, join._reward_ids
 
 
-def state_digest(state: LearnerState) -> bytes:
-    """What learning changes, to the bit."""
+def state_digest(state: LearnerState) -> list[object]:
+    """What learning changes, to the bit, to be compared by equality."""
     rule = [{name: bits(tensor) for name, tensor in part.items()} for part in (state.rule.rows, state.rule.shared)]
-    counts = [getattr(state.statistics, field.name).tobytes() for field in fields(UidStatistics)]
-    return pickle.dumps([rule, counts, state.view, state.version])
+    # Selections come with decisions, which have no place among the events.
+    names = [field.name for field in fields(UidStatistics) if field.name != "selections"]
+    counts = [getattr(state.statistics, name).tobytes() for name in names]
+    tenures = (sorted(state.tenures.since.items()), sorted(state.tenures.former_hotkeys.items()))
+    return [rule, counts, tenures, state.view, state.version, state.frozen, list(state.held.items())]
 
 
 def bits(tensor: torch.Tensor) -> bytes:

@@ -163,7 +163,7 @@ def test_a_chain_that_went_back_is_noticed_when_it_is_looked_at():
 def test_refreshing_reads_at_once_and_says_what_changed():
     following = Following()
     following.source.answer = replace(VIEW, block=101, hotkeys=("a", "new", "c"))
-    summary = following.follower.refresh()
+    summary = following.follower.refresh("ops")
     assert (summary.block, summary.reset) == (101, (1,))
     assert following.pass_s(INTERVAL_S - 1) == 1
     assert following.source.reads == 2
@@ -174,10 +174,10 @@ def test_refreshing_in_vain_raises_what_is_wrong_and_changes_nothing(error):
     following = Following()
     following.source.answer = error
     with pytest.raises(type(error), match=str(error)):
-        following.follower.refresh()
+        following.follower.refresh("ops")
     following.source.answer = replace(VIEW, block=1)
     with pytest.raises(StaleViewError):
-        following.follower.refresh()
+        following.follower.refresh("ops")
     assert following.learner.view == VIEW
     assert following.status["failures"] == 2
 
@@ -231,7 +231,7 @@ def test_a_roster_is_read_only_on_request(tmp_path):
     path.write_text("experts: [{name: b}]")
     assert following.pass_s(1e6) is None
     assert following.learner.view.hotkeys == ("a",)
-    following.follower.refresh()
+    following.follower.refresh("ops")
     assert following.learner.view.hotkeys == ("b",)
 
 
@@ -249,8 +249,8 @@ class Threaded:
     def start(self):
         self.follower.start(self._take)
 
-    def _take(self, view):
-        summary = self._resync(view)
+    def _take(self, view, author):
+        summary = self._resync(view, author)
         with self.changed:
             self.seen.append(view)
             self.changed.notify_all()
@@ -265,7 +265,7 @@ def test_a_thread_follows_a_real_node_through_an_outage_and_is_stopped(start_nod
     node = start_node(netuid=5, n=3)
     config = BittensorChain(source="bittensor", network=node.url, netuid=5, resync_interval_s=0.01, call_timeout_s=0.5)
     learner = None
-    threaded = Threaded(build_source(config), config, lambda view: learner.resync(view))
+    threaded = Threaded(build_source(config), config, lambda view, author: learner.resync(view, author))
     learner = build_learner(view=threaded.first)
     threaded.start()
     node.subnet.register("newcomer", uid=1)
@@ -295,7 +295,7 @@ def test_a_node_that_lags_is_refused_until_it_has_caught_up(start_node):
 
 
 def test_a_follower_that_cannot_go_on_says_so(caplog):
-    def fail(_view):
+    def fail(_view, _author):
         raise RuntimeError("the log is gone")
 
     source = Source(VIEW)

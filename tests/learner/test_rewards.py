@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 
 from gating import MetagraphView, plan_resync
 from learner.errors import DecisionPendingError, RepeatedUidError, UnknownUidError
-from learner.events import Outcome, RewardItem
-from learner.rewards import RETENTION_WINDOWS, RewardJoin
+from learner.event_log import Commit
+from learner.events import Outcome
+from learner.memory_log import MemoryEventLog
+from learner.rewards import DEFAULT_AUTHOR, Network, RewardJoin
+from learner.tenures import Tenures
 
 from .builders import EPOCH, START, decision, embedding, message_reward, reward
 
@@ -21,31 +24,62 @@ def never(_decision_id):
 
 
 class Desk:
-    """A join with three decisions at time 0, each for uids 0, 1 and 2."""
+    """A join over a log with three decisions at time 0, each for uids 0, 1 and 2. Reports are logged at once."""
 
-    def __init__(self):
-        self.embeddings = {}
+    def __init__(self, view=START, decided=DECIDED, **settings):
+        self.log = MemoryEventLog(started_at_ms=EPOCH)
         self.join = RewardJoin(
-            window_s=WINDOW_S, reward_range=(0.0, 1.0), epoch=EPOCH, embedding_of=lambda name: self.embeddings.get(name)
+            **{
+                "window_s": WINDOW_S,
+                "reward_range": (0.0, 1.0),
+                "lookup": self.log,
+                "comparable": lambda epoch: epoch == EPOCH,
+                **settings,
+            }
         )
-        self.view = START
-        self.decide(*(decision(name, (0, 1, 2)) for name in DECIDED))
+        self.network = Network(view, Tenures())
+        if decided:
+            self.decide(*(decision(name, (0, 1, 2), view=view) for name in decided))
 
     def decide(self, *decisions, now_s=0.0):
-        self.embeddings |= {made.id: made.embedding for made in decisions}
-        return self.join.add_decisions(decisions, now_s)
+        new = self.join.add_decisions(decisions, now_s)
+        self.log.commit(Commit(now_s, decisions=new))
+        return new
 
     def report(self, *items, now_s=1.0, is_pending=never):
-        return self.join.join(items, self.view, now_s, is_pending)
+        result = self.join.join(items, self.network, now_s, is_pending=is_pending)
+        self.write(result.events, now_s)
+        return result
+
+    def write(self, events, now_s=1.0):
+        first = self.log.last_seq + 1
+        placed = [replace(event, seq=seq, batch=seq) for seq, event in enumerate(events, start=first)]
+        self.log.commit(Commit(now_s, events=placed))
+
+    def assume(self, decision_id, value=0.25):
+        """Have the default reward of a decision, and log it."""
+        embedding = self.log.embeddings([decision_id]).get(decision_id)
+        event = self.join.default_rewards(decision_id, value, self.network, embedding)
+        self.write([] if event is None else [event])
+        return event
 
     def resync(self, hotkeys, seq):
-        view = MetagraphView.from_hotkeys(hotkeys, block=self.view.block + 1)
-        self.join.follow(plan_resync(self.view, view), self.view, seq)
-        self.view = view
+        self.follow(MetagraphView.from_hotkeys(hotkeys, block=self.network.view.block + 1), seq)
+
+    def follow(self, view, seq):
+        self.network = self.network.after(view, plan_resync(self.network.view, view), seq)
+
+    def rewards_of(self, decision_id):
+        """By the index, which has to say what the log says."""
+        found, _ = self.log.find([decision_id], [])
+        known = self.join._decisions.get(decision_id)
+        if known is not None:
+            assert (known.rewards, known.authors) == (found[decision_id].rewards, found[decision_id].authors)
+        return found[decision_id].rewards if found else {}
 
     def books(self):
         known = (self.join._decisions, self.join._reward_ids)
-        return [{key: dict(entry.rewards) for key, entry in part.items()} for part in known], self.join.joined_decisions
+        return [{key: dict(entry.rewards) for key, entry in part.items()} for part in known]
 
 
 def account(result):
@@ -59,7 +93,7 @@ def test_a_reward_for_a_decision_is_accepted_with_the_decisions_embedding():
     [event] = result.events
     assert (event.uids, event.rewards, event.outcome) == ((2, 0), (0.7, 0.1), Outcome.LEARNED)
     assert (event.decision_id, event.reward_id) == ("d-1", None)
-    assert event.embedding is desk.embeddings["d-1"]
+    assert event.embedding is desk.log.decision("d-1").embedding
 
 
 def test_a_decisions_rewards_may_come_one_by_one():
@@ -67,8 +101,8 @@ def test_a_decisions_rewards_may_come_one_by_one():
     results = [desk.report(reward("d-1", {uid: 0.1 * uid})) for uid in (1, 0, 2)]
     assert [account(result) for result in results] == [(1, 0, [])] * 3
     assert [result.events[0].uids for result in results] == [(1,), (0,), (2,)]
-    assert desk.join.rewards_of("d-1") == {1: 0.1, 0: 0.0, 2: 0.2}
-    assert desk.join.joined_decisions == 1
+    assert desk.rewards_of("d-1") == {1: 0.1, 0: 0.0, 2: 0.2}
+    assert [result.joined_decisions for result in results] == [1, 0, 0]
 
 
 def test_the_first_report_of_a_reward_wins():
@@ -80,13 +114,13 @@ def test_the_first_report_of_a_reward_wins():
     assert account(later) == (1, 2, [])
     assert [event.uids for event in later.events] == [(2,)]
     assert account(desk.report(reward("d-1", {0: 0.1}))) == (0, 1, [])
-    assert desk.join.rewards_of("d-1") == {0: 0.2, 1: 0.3, 2: 0.8}
+    assert desk.rewards_of("d-1") == {0: 0.2, 1: 0.3, 2: 0.8}
 
 
 def test_a_decision_that_nobody_made_is_unknown():
     desk = Desk()
     assert account(desk.report(reward("d-9", {0: 0.5}))) == (0, 0, [(0, "unknown_decision", None)])
-    assert desk.join.rewards_of("d-9") == {}
+    assert desk.rewards_of("d-9") == {}
 
 
 def test_a_uid_that_was_not_chosen_rejects_the_item_but_not_the_others():
@@ -94,7 +128,7 @@ def test_a_uid_that_was_not_chosen_rejects_the_item_but_not_the_others():
     result = desk.report(reward("d-1", {0: 0.5, 4: 0.5}), reward("d-2", {0: 0.5}))
     assert account(result) == (1, 0, [(0, "uid_not_in_decision", None)])
     assert "uids [4] were not chosen by this decision, which chose [0, 1, 2]" in result.rejected[0].detail
-    assert desk.join.rewards_of("d-1") == {}
+    assert desk.rewards_of("d-1") == {}
 
 
 @pytest.mark.parametrize("outside", [-0.001, 1.001, math.nan, math.inf])
@@ -104,7 +138,7 @@ def test_a_reward_out_of_range_rejects_the_item_as_a_whole(outside):
     result = desk.report(*items)
     assert account(result) == (1, 0, [(0, "out_of_range", None), (1, "out_of_range", None)])
     assert "lie outside [0, 1]" in result.rejected[0].detail
-    assert desk.join.rewards_of("d-1") == {1: 1.0}
+    assert desk.rewards_of("d-1") == {1: 1.0}
 
 
 def test_both_ends_of_the_range_are_in_it():
@@ -116,8 +150,12 @@ def test_a_uid_whose_owner_changed_is_stale_and_the_others_are_taken():
     desk.resync(["a", "x", "c", "d", "e", "f"], seq=5)
     result = desk.report(reward("d-1", {0: 0.5, 1: 0.6}))
     assert account(result) == (1, 0, [(0, "stale_hotkey", 1)])
-    assert [event.uids for event in result.events] == [(0,)]
-    assert account(desk.report(reward("d-1", {1: 0.6}))) == (0, 0, [(0, "stale_hotkey", 1)])
+    assert [(event.uids, event.rewards, event.outcome) for event in result.events] == [
+        ((0,), (0.5,), Outcome.LEARNED),
+        ((1,), (0.6,), Outcome.STALE),
+    ]
+    assert account(desk.report(reward("d-1", {1: 0.6}))) == (0, 1, [])
+    assert desk.rewards_of("d-1") == {0: 0.5, 1: 0.6}
 
 
 def test_a_uid_that_the_network_lost_is_stale_for_a_decision_that_chose_it():
@@ -160,14 +198,14 @@ def test_a_late_reward_is_logged_but_not_to_be_learned():
     assert [(event.uids, event.rewards, event.outcome) for event in late.events] == [((1, 2), (0.6, 0.7), Outcome.LATE)]
     again = desk.report(reward("d-1", {1: 0.6}), now_s=WINDOW_S + 0.2)
     assert account(again) == (0, 1, [])
-    assert desk.join.rewards_of("d-1") == {0: 0.5, 1: 0.6, 2: 0.7}
+    assert desk.rewards_of("d-1") == {0: 0.5, 1: 0.6, 2: 0.7}
 
 
 def test_an_erased_embedding_leaves_nothing_to_learn_from():
     desk = Desk()
-    desk.embeddings["d-1"] = None
+    desk.log.erase_embedding("d-1")
     assert account(desk.report(reward("d-1", {0: 0.5}))) == (0, 0, [(0, "embedding_erased", None)])
-    assert desk.join.rewards_of("d-1") == {}
+    assert desk.rewards_of("d-1") == {}
 
 
 def test_a_message_and_its_reward_id_make_a_reward_idempotent():
@@ -222,19 +260,96 @@ def test_a_known_decision_is_not_taken_in_again():
     desk.report(reward("d-1", {0: 0.5}))
     new = desk.decide(decision("d-1", (3, 4)), decision("d-4"), decision("d-4", (3, 4)))
     assert [(made.id, made.uids) for made in new] == [("d-4", (0, 1))]
-    assert desk.join.rewards_of("d-1") == {0: 0.5}
+    assert desk.rewards_of("d-1") == {0: 0.5}
 
 
-def test_decisions_and_reward_ids_expire_after_their_retention():
+def test_what_the_index_has_forgotten_the_log_still_knows():
     desk = Desk()
-    desk.report(message_reward("r-1", {0: 0.5}), now_s=0.0)
-    desk.decide(decision("d-4"), now_s=50.0)
-    retention_s = RETENTION_WINDOWS * WINDOW_S
-    assert desk.join.expire(retention_s) == []
-    assert desk.join.expire(retention_s + 1.0) == list(DECIDED)
-    assert desk.join.expire(retention_s + 1.0) == []
-    result = desk.report(reward("d-1", {0: 0.5}), message_reward("r-1", {0: 0.5}), reward("d-4", {0: 0.5}))
-    assert account(result) == (2, 0, [(0, "unknown_decision", None)])
+    desk.report(reward("d-1", {0: 0.5}), message_reward("r-1", {0: 0.5}))
+    desk.join.clear()
+    assert desk.books() == [{}, {}]
+    result = desk.report(reward("d-1", {0: 0.1, 1: 0.2}), message_reward("r-1", {0: 0.1, 2: 0.2}))
+    assert account(result) == (2, 2, [])
+    assert result.joined_decisions == 0
+    assert desk.rewards_of("d-1") == {0: 0.5, 1: 0.2}
+    assert desk.report(reward("d-2", {0: 0.1})).joined_decisions == 1
+
+
+def test_the_index_holds_the_newest_up_to_its_capacity_and_is_trimmed_only_when_told():
+    desk = Desk(capacity=2)
+    desk.report(*(message_reward(f"r-{index}", {0: 0.5}) for index in range(4)))
+    assert [list(known) for known in desk.books()] == [list(DECIDED), ["r-0", "r-1", "r-2", "r-3"]]
+    desk.join.trim()
+    assert [list(known) for known in desk.books()] == [["d-2", "d-3"], ["r-2", "r-3"]]
+    assert account(desk.report(message_reward("r-0", {0: 0.5}), reward("d-1", {0: 0.5}))) == (1, 1, [])
+
+
+def test_the_log_is_asked_only_about_what_the_index_has_not():
+    asked = []
+
+    class Asked(MemoryEventLog):
+        def find(self, decision_ids, reward_ids):
+            asked.append((list(decision_ids), list(reward_ids)))
+            return super().find(decision_ids, reward_ids)
+
+    desk = Desk(lookup=Asked(started_at_ms=EPOCH))
+    desk.report(reward("d-9", {0: 0.5}), reward("d-9", {0: 0.5}), message_reward("r-1", {0: 0.5}))
+    assert asked == [(["d-9"], ["r-1"])]
+    desk.join.load(["d-1"], ["r-1"])
+    assert len(asked) == 1
+
+
+def test_a_default_reward_is_for_the_uids_without_a_report_whose_owners_have_stayed():
+    desk = Desk()
+    desk.report(reward("d-1", {0: 0.5}))
+    desk.resync(["a", "b", "x", "d", "e", "f"], seq=5)
+    event = desk.assume("d-1")
+    assert (event.uids, event.rewards, event.outcome, event.author) == ((1,), (0.25,), Outcome.DEFAULT, DEFAULT_AUTHOR)
+    assert event.embedding is desk.log.decision("d-1").embedding
+    assert desk.assume("d-1") is None
+    assert desk.rewards_of("d-1") == {0: 0.5, 1: 0.25}
+
+
+def test_a_default_reward_needs_a_decision_and_its_embedding():
+    desk = Desk()
+    desk.log.erase_embedding("d-1")
+    assert desk.assume("d-1") is None
+    assert desk.assume("d-9") is None
+    assert desk.rewards_of("d-1") == {}
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_report_after_the_default_was_assumed_is_late_and_then_a_duplicate(forgets):
+    desk = Desk()
+    desk.assume("d-1")
+    if forgets:
+        desk.join.clear()
+    late = desk.report(reward("d-1", {0: 0.75}), now_s=2.0)
+    assert account(late) == (0, 0, [(0, "late", 0)])
+    assert [(event.uids, event.rewards, event.outcome) for event in late.events] == [((0,), (0.75,), Outcome.LATE)]
+    if forgets:
+        desk.join.clear()
+    assert account(desk.report(reward("d-1", {0: 0.75}), now_s=3.0)) == (0, 1, [])
+    assert desk.rewards_of("d-1") == {0: 0.75, 1: 0.25, 2: 0.25}
+
+
+def test_a_report_for_a_decision_of_the_same_commit_finds_its_embedding_there():
+    desk = Desk()
+    made = decision("d-4")
+    desk.join.add_decisions([made], 0.0)
+    staged = {"d-4": made.embedding}
+    result = desk.join.join([reward("d-4", {0: 0.5})], desk.network, 1.0, is_pending=never, staged=staged)
+    assert account(result) == (1, 0, [])
+    assert result.events[0].embedding is made.embedding
+
+
+def test_a_network_follows_a_resync_into_one_of_its_own():
+    desk = Desk()
+    before = desk.network
+    desk.resync(["a", "x", "c", "d", "e", "f"], seq=5)
+    assert (before.view, before.tenures) == (START, Tenures())
+    assert desk.network.view.hotkeys[1] == "x"
+    assert desk.network.tenures.since == {1: 5}
 
 
 uids_and_rewards = st.dictionaries(st.integers(0, 5), st.floats(-0.2, 1.2), min_size=1, max_size=4)
@@ -263,22 +378,19 @@ def test_every_reward_that_was_sent_is_accounted_for_exactly_once(history, owner
 def test_an_owner_that_swapped_its_own_hotkey_still_earns_for_its_earlier_decisions():
     before = MetagraphView(("a", "b"), (True, True), (5, 6), block=10)
     swapped = MetagraphView(("a", "new"), (True, True), (5, 6), block=11)
-    join = RewardJoin(window_s=10.0, reward_range=(0.0, 1.0), epoch=EPOCH, embedding_of=lambda _id: embedding(0))
-    join.add_decisions([decision("i-1", (0, 1), view=before)], 0.0)
-    join.follow(plan_resync(before, swapped), before, 3)
-    result = join.join([RewardItem((0, 1), (0.5, 0.5), decision_id="i-1")], swapped, 1.0, lambda _id: False)
-    assert (result.accepted, result.rejected) == (2, [])
+    desk = Desk(view=before, decided=())
+    desk.decide(decision("i-1", (0, 1), view=before))
+    desk.follow(swapped, 3)
+    assert account(desk.report(reward("i-1", {0: 0.5, 1: 0.5}))) == (2, 0, [])
     taken = MetagraphView(("a", "other"), (True, True), (5, 12), block=12)
-    join.add_decisions([decision("i-2", (0, 1), view=swapped, version=3)], 1.0)
-    join.follow(plan_resync(swapped, taken), swapped, 4)
-    result = join.join([RewardItem((0, 1), (0.5, 0.5), decision_id="i-2")], taken, 1.0, lambda _id: False)
-    assert [(rejection.uid, rejection.code) for rejection in result.rejected] == [(1, "stale_hotkey")]
+    desk.decide(decision("i-2", (0, 1), view=swapped, version=3), now_s=1.0)
+    desk.follow(taken, 4)
+    assert account(desk.report(reward("i-2", {0: 0.5, 1: 0.5}))) == (1, 0, [(0, "stale_hotkey", 1)])
 
 
 def test_each_reward_keeps_its_own_author_and_a_duplicate_changes_it_not():
     desk = Desk()
     first = desk.report(replace(reward("d-1", {0: 0.5}), author="alice"))
     second = desk.report(replace(reward("d-1", {0: 0.9, 1: 0.1}), author="bob"))
-    assert desk.join.authors_of("d-1") == {0: "alice", 1: "bob"}
+    assert desk.join._decisions["d-1"].authors == {0: "alice", 1: "bob"}
     assert [event.author for event in (*first.events, *second.events)] == ["alice", "bob"]
-    assert desk.join.authors_of("d-9") == {}

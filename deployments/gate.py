@@ -1,0 +1,90 @@
+"""What all routes share: the objects behind them, how a call is let in, and what a refusal of the learner becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import Request
+
+from learner.errors import (
+    ChainUnavailableError,
+    CheckpointError,
+    DecisionPendingError,
+    LearnerError,
+    NeedsDurableLogError,
+    OverloadedError,
+    RepeatedUidError,
+    UnknownEventError,
+    UnknownUidError,
+    UnknownVersionError,
+)
+
+from .auth import Author, Doorkeeper
+from .config import Scope
+from .errors import LearnerAway, LearnerAwayProblem, Problem
+from .http_io import read_body, request_target
+from .learner_client import LearnerClient
+from .reporting import Reporter
+from .scorer import Scorer
+from .state_view import StateView
+
+_REFUSED: tuple[int, str, int | None] = (409, "refused", None)
+# Status, code, and after how many seconds to try again. Of several that fit an error the most special counts.
+_PROBLEMS: dict[type, tuple[int, str, int | None]] = {
+    ChainUnavailableError: (503, "chain_unavailable", 5),
+    CheckpointError: (503, "checkpoint_failed", 5),
+    DecisionPendingError: (503, "decision_pending", 1),
+    NeedsDurableLogError: (501, "not_available", None),
+    OverloadedError: (429, "overloaded", 1),
+    RepeatedUidError: (422, "repeated_uid", None),
+    UnknownEventError: (404, "unknown_event", None),
+    UnknownUidError: (422, "unknown_uid", None),
+    UnknownVersionError: (404, "unknown_version", None),
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the routes are about."""
+
+    scorer: Scorer
+    reporter: Reporter
+    learner: LearnerClient
+    state: StateView
+    doorkeeper: Doorkeeper
+    max_body_bytes: int
+
+
+async def admit(request: Request, gate: Gate, scope: Scope) -> tuple[Author, bytes]:
+    """Who calls, and the body as received. Every route but the open ones begins with this.
+
+    Raises:
+        Problem: 413, 401 or 403; 503 where only the learner can say.
+    """
+    body = await read_body(request, gate.max_body_bytes)
+    author = await ask(
+        gate.doorkeeper.admit(
+            method=request.method, target=request_target(request), headers=request.headers, body=body, scope=scope
+        )
+    )
+    return author, body
+
+
+async def ask(answer: Awaitable[T]) -> T:
+    """An answer of the learner; what it raises becomes a problem.
+
+    Raises:
+        Problem: the learner is away, or refuses.
+    """
+    try:
+        return await answer
+    except LearnerAway as error:
+        raise LearnerAwayProblem(error) from error
+    except LearnerError as error:
+        known = (_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
+        status, code, retry_after_s = next(known, _REFUSED)
+        raise Problem(status, code, str(error), retry_after_s=retry_after_s) from error

@@ -1,0 +1,200 @@
+"""`tidegate replay`: the weights that a rule makes of the log, without a service."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from learner.checkpoint import CheckpointStore, Expected, Manifest
+from learner.config import MEMORY_URL, LearnerConfig, RuleConfig
+from learner.errors import LogError, WrongLogError
+from learner.restore import OnBatch, Restored, Restorer
+from learner.rules import build_rule
+from learner.sql import SqlEventLog, read_sql_log
+from learner.storage import log_url, open_checkpoints, open_storage
+
+from .serve_config import IMPORT_PATH, ServeConfigError, parse_args, read_serve_config, with_absolute_paths
+
+_CLAIM_S = 24 * 3600.0
+
+OnStart = Callable[[int, int], None]
+"""Told the first and the last version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What to replay.
+
+    Attributes:
+        application: whose log.
+        config: of its learner, with absolute paths.
+        rule: with which rule and settings.
+        start: the checkpoint to begin with; None: the beginning of the log.
+        upto: the last version; None: the end of the log.
+    """
+
+    application: str
+    config: LearnerConfig
+    rule: RuleConfig
+    start: str | None = None
+    upto: int | None = None
+
+
+def plan_replay(config: Path, app: str | None, rule: str | None, start: str | None, upto: int | None) -> Replay:
+    """Find the application in a Serve config, and the rule by its name.
+
+    Raises:
+        ServeConfigError: the config cannot be used, or has no such application or rule.
+    """
+    schema = with_absolute_paths(read_serve_config(config), config.resolve().parent)
+    ours = {one.name: one for one in schema.applications if one.import_path == IMPORT_PATH}
+    name = next(iter(ours), "") if app is None and len(ours) == 1 else app or ""
+    if name not in ours:
+        raise ServeConfigError(f"{config} has the applications {sorted(ours)}; name one with --app")
+    args = ours[name].args
+    learner = parse_args(args if isinstance(args, dict) else args.model_dump()).learner
+    if learner.log.url == MEMORY_URL:
+        raise ServeConfigError(f"{name} keeps its log in memory; there is nothing to replay once it has ended")
+    return Replay(name, learner, _rule(rule, learner.rule), start, upto)
+
+
+def run_replay(replay: Replay, *, write_checkpoint: bool, on_start: OnStart, on_batch: OnBatch) -> dict[str, Any]:
+    """Replay, and save the result if asked to.
+
+    Args:
+        replay: what.
+        write_checkpoint: the learner will start from the result. It must not run meanwhile.
+        on_start: see `OnStart`.
+        on_batch: told each version that is reached.
+
+    Raises:
+        LearnerError: the log or a checkpoint cannot be used.
+    """
+    # As in the learner: the bits depend on it.
+    torch.set_num_threads(1)
+    log = read_sql_log(log_url(replay.config, replay.application))
+    try:
+        if write_checkpoint:
+            return _replay_and_save(replay, log, on_start, on_batch)
+        return _replay(replay, log, on_start, on_batch)[1]
+    finally:
+        log.close()
+
+
+def replay_with_progress(replay: Replay, console: Console, *, write_checkpoint: bool) -> dict[str, Any]:
+    """`run_replay` behind a progress bar."""
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("events"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("replay", total=None)
+        first = 0
+
+        def on_start(start: int, end: int) -> None:
+            nonlocal first
+            first = start
+            progress.update(task, total=end - start)
+
+        return run_replay(
+            replay,
+            write_checkpoint=write_checkpoint,
+            on_start=on_start,
+            on_batch=lambda version: progress.update(task, completed=version - first),
+        )
+
+
+def _replay(replay: Replay, log: SqlEventLog, on_start: OnStart, on_batch: OnBatch) -> tuple[Restored, dict[str, Any]]:
+    store = open_checkpoints(replay.config, replay.application)
+    restorer = Restorer(log, build_rule(replay.rule), _expected(replay, log))
+    base = restorer.beginning() if replay.start is None else _from_checkpoint(replay, restorer, store)
+    first, last = base.state.version, log.last_seq if replay.upto is None else min(replay.upto, log.last_seq)
+    on_start(first, last)
+    started_s = time.monotonic()
+    restored = restorer.replay(base, last, on_batch)
+    took_s = time.monotonic() - started_s
+    state = restored.state
+    return restored, {
+        "application": replay.application,
+        "log_id": log.id,
+        "rule": replay.rule.model_dump(),
+        "from": replay.start or "the beginning of the log",
+        "first": first,
+        "version": state.version,
+        "held": len(state.held),
+        "digest": state.digest(),
+        **restored.progress.describe(),
+        "erased": restored.progress.erased,
+        "took_s": round(took_s, 3),
+    }
+
+
+def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_batch: OnBatch) -> dict[str, Any]:
+    # Whoever writes the log is the only one who may write checkpoints.
+    holder = f"tidegate-replay-{socket.gethostname()}-{os.getpid()}"
+    # Nobody renews the claim meanwhile, so it is made for longer than a replay takes.
+    held = replay.config.log.model_copy(update={"lease_s": _CLAIM_S})
+    storage = open_storage(
+        replay.config.model_copy(update={"log": held}),
+        application=replay.application,
+        fingerprint=log.fingerprint,
+        dim=log.dim,
+        holder=holder,
+        patience_s=0.0,
+    )
+    try:
+        restored, result = _replay(replay, log, on_start, on_batch)
+        # Nothing may come of it if another has the log by now.
+        storage.log.renew()
+        if storage.checkpoints is None:
+            raise LogError("a log in memory has no checkpoints")
+        manifest = storage.checkpoints.save(
+            restored.state,
+            application=replay.application,
+            log_id=log.id,
+            epoch=storage.log.epoch,
+            decisions=restored.decisions,
+            rule=replay.rule.model_dump(),
+            fingerprint=log.fingerprint,
+            dim=log.dim,
+        )
+        return {**result, "checkpoint": manifest.name}
+    finally:
+        storage.log.close()
+
+
+def _from_checkpoint(replay: Replay, restorer: Restorer, store: CheckpointStore | None) -> Restored:
+    assert store is not None, "plan_replay refuses logs in memory"
+    manifest: Manifest = store.find(replay.start or "")
+    if manifest.log_id != restorer.log.id:
+        raise WrongLogError(f"checkpoint {manifest.name} belongs to log {manifest.log_id}, this is {restorer.log.id}")
+    same = manifest.rule == replay.rule.model_dump()
+    return restorer.saved(store, manifest) if same else restorer.afresh_in(store, manifest)
+
+
+def _expected(replay: Replay, log: SqlEventLog) -> Expected:
+    return Expected(
+        application=replay.application,
+        log_id=log.id,
+        rule=replay.rule.model_dump(),
+        fingerprint=log.fingerprint,
+        dim=log.dim,
+    )
+
+
+def _rule(name: str | None, configured: RuleConfig) -> RuleConfig:
+    """The configured rule, or another one with its default settings."""
+    if name is None or name == configured.name:
+        return configured
+    try:
+        rule: RuleConfig = TypeAdapter(RuleConfig).validate_python({"name": name})
+    except ValidationError as error:
+        raise ServeConfigError(f"there is no rule {name!r}: {error.errors()[0]['msg']}") from error
+    return rule

@@ -1,0 +1,244 @@
+"""What events do to the state. Live learning and replay are this one class, so they cannot differ.
+
+An event is applied in the place that the log gave it, in the batch that the log gave it. Rewards that arrive
+while learning is frozen are held; so are those whose step led to numbers that are not finite, and those that a
+rollback has taken back. A held event is learned when, and if, an operator's event says so, and then only for
+uids that have not changed hands since.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import numpy as np
+import torch
+
+from gating.metagraph import MetagraphView
+
+from .event_log import EventLog
+from .events import Action, Event, OperatorEvent, ResyncEvent, RewardEvent
+from .ranges import from_ranges
+from .resync import apply_resync
+from .rules import LearnBatch, Rule
+from .state import Held, LearnerState, UidStatistics
+
+logger = logging.getLogger(__name__)
+
+_MOVING_WINDOW = 500
+_READMIT_CHUNK = 1024
+
+Rebuild = Callable[[int], LearnerState]
+"""The state at an earlier version."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Figures of what was learned lately; no part of the state."""
+
+    rewards: deque[float] = field(default_factory=lambda: deque(maxlen=_MOVING_WINDOW))
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=_MOVING_WINDOW))
+    erased: int = 0
+
+    def describe(self) -> dict[str, float | None]:
+        """Moving means, None before the first reward."""
+        return {"moving_reward": _mean(self.rewards), "moving_loss": _mean(self.losses)}
+
+
+class Learning:
+    """Applies batches of events to a state.
+
+    Args:
+        rule: the learning rule.
+        state: what is mutated, and replaced by a rollback.
+        log: where held events are read again.
+        rebuild: see `Rebuild`.
+    """
+
+    def __init__(self, rule: Rule, state: LearnerState, log: EventLog, rebuild: Rebuild) -> None:
+        self.rule = rule
+        self.state = state
+        self.progress = Progress()
+        self._log = log
+        self._rebuild = rebuild
+
+    def apply(self, batch: Sequence[Event]) -> None:
+        """Apply one batch, as the log gave it."""
+        match batch[0]:
+            case ResyncEvent() as event:
+                _follow(self.state, event, self.rule)
+            case OperatorEvent() as event:
+                self._obey(event)
+            case _:
+                self._take_rewards([event for event in batch if isinstance(event, RewardEvent)])
+        self.state.version = batch[-1].batch
+
+    def _take_rewards(self, events: Sequence[RewardEvent]) -> None:
+        events = [event for event in events if event.outcome.is_learned]
+        if self.state.frozen:
+            self.state.held.update((event.seq, Held.FROZEN) for event in events)
+        else:
+            self._learn(events)
+
+    def _obey(self, event: OperatorEvent) -> None:
+        state = self.state
+        match event.action:
+            case Action.FREEZE:
+                state.frozen = True
+            case Action.THAW:
+                state.frozen = False
+                self._learn_held([seq for seq, why in state.held.items() if why is Held.FROZEN])
+            case Action.READMIT:
+                self._learn_held(settled_by(event, state))
+            case Action.DROP:
+                for seq in settled_by(event, state):
+                    del state.held[seq]
+            case Action.ROLLBACK:
+                self.state = self._rolled_back(event)
+            case Action.RESYNC | Action.CHECKPOINT | Action.ERASE:
+                pass
+
+    def _learn_held(self, seqs: Iterable[int]) -> None:
+        remaining = iter(seqs)
+        while chunk := list(islice(remaining, _READMIT_CHUNK)):
+            events = self._log.reward_events(chunk)
+            for seq in chunk:
+                del self.state.held[seq]
+            still_owned = (_still_owned(event, self.state) for event in events)
+            self._learn([event for event in still_owned if event.uids])
+
+    def _rolled_back(self, event: OperatorEvent) -> LearnerState:
+        """The state at the earlier version, in the network of now; what was learned since is held."""
+        version = int(event.arguments["version"])
+        now, state = self.state, self._rebuild(version)
+        dropped: set[int] = set()
+        for batch in self._log.batches(version, upto=event.seq - 1):
+            match batch[0]:
+                case ResyncEvent() as resync:
+                    _follow(state, resync, self.rule)
+                case OperatorEvent(action=Action.DROP) as drop:
+                    dropped.update(from_ranges(drop.arguments["ranges"]))
+                case OperatorEvent():
+                    pass
+                case _:
+                    state.held.update(_held_again(batch))
+        state.held = {seq: now.held.get(seq, Held.ROLLED_BACK) for seq in sorted(state.held) if seq not in dropped}
+        state.frozen = now.frozen
+        state.statistics.selections = now.statistics.selections
+        return state
+
+    def _learn(self, events: Sequence[RewardEvent]) -> None:
+        whole = [event for event in events if event.embedding is not None]
+        if len(whole) < len(events):
+            self.progress.erased += len(events) - len(whole)
+            logger.warning("not_learned events=%d reason=embedding_erased", len(events) - len(whole))
+        if not whole:
+            return
+        batch = _learn_batch(whole)
+        losses = _update_or_restore(self.rule, self.state, batch)
+        if losses is None:
+            self._learn_one_by_one(whole, batch)
+            return
+        self._count(whole)
+        self.progress.losses.extend(losses.tolist())
+
+    def _learn_one_by_one(self, events: Sequence[RewardEvent], batch: LearnBatch) -> None:
+        """A batch led to numbers that are not finite: learn what can be learned, hold the rest."""
+        for index, event in enumerate(events):
+            losses = _update_or_restore(self.rule, self.state, batch.only(index))
+            if losses is None:
+                self.state.held[event.seq] = Held.NON_FINITE
+                logger.error("quarantined seq=%d decision_id=%s", event.seq, event.decision_id)
+            else:
+                self._count([event])
+                self.progress.losses.extend(losses.tolist())
+        self.state.held = dict(sorted(self.state.held.items()))
+
+    def _count(self, events: Sequence[RewardEvent]) -> None:
+        statistics = self.state.statistics
+        for event in events:
+            for uid, reward in zip(event.uids, event.rewards, strict=True):
+                statistics.rewards[uid] += 1
+                statistics.reward_sum[uid] += reward
+            self.progress.rewards.append(sum(event.rewards) / len(event.rewards))
+
+
+def initial_state(rule: Rule, view: MetagraphView, dim: int, seed: int) -> LearnerState:
+    """The state before the first event.
+
+    Args:
+        rule: makes the rows.
+        view: the network.
+        dim: width of the embeddings.
+        seed: of the rows' random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return LearnerState(
+        view=view, rule=rule.initial_state(view.n, dim, generator), statistics=UidStatistics.empty(view.n)
+    )
+
+
+def settled_by(event: OperatorEvent, state: LearnerState) -> list[int]:
+    """Which of the state's held events a READMIT or DROP is about. Those that wait for the thaw are left to it."""
+    wanted = set(from_ranges(event.arguments["ranges"]))
+    return [seq for seq in free_to_settle(state) if seq in wanted]
+
+
+def free_to_settle(state: LearnerState) -> list[int]:
+    """The held events that an operator may readmit or drop now, ascending."""
+    return [seq for seq, why in state.held.items() if not (state.frozen and why is Held.FROZEN)]
+
+
+def _follow(state: LearnerState, event: ResyncEvent, rule: Rule) -> None:
+    previous = state.view
+    plan = apply_resync(state, event.view, rule, seed=event.seed, on_hotkey_swap=event.on_hotkey_swap)
+    state.tenures.follow(plan, previous, event.seq)
+
+
+def _held_again(batch: Sequence[Event]) -> dict[int, Held]:
+    return {
+        event.seq: Held.ROLLED_BACK for event in batch if isinstance(event, RewardEvent) and event.outcome.is_learned
+    }
+
+
+def _still_owned(event: RewardEvent, state: LearnerState) -> RewardEvent:
+    """The event without the uids that have changed hands since it was logged."""
+    kept = [
+        (uid, reward)
+        for uid, reward in zip(event.uids, event.rewards, strict=True)
+        if uid < state.view.n and state.tenures.held_through(uid, event.seq)
+    ]
+    return replace(event, uids=tuple(uid for uid, _ in kept), rewards=tuple(reward for _, reward in kept))
+
+
+def _learn_batch(events: Sequence[RewardEvent]) -> LearnBatch:
+    lengths = torch.tensor([len(event.uids) for event in events])
+    embeddings = [event.embedding for event in events if event.embedding is not None]
+    return LearnBatch(
+        embedding=torch.from_numpy(np.stack(embeddings).astype(np.float32)),
+        event=torch.repeat_interleave(torch.arange(len(events)), lengths),
+        uids=torch.tensor([uid for event in events for uid in event.uids]),
+        rewards=torch.tensor([reward for event in events for reward in event.rewards], dtype=torch.float32),
+    )
+
+
+def _update_or_restore(rule: Rule, state: LearnerState, batch: LearnBatch) -> torch.Tensor | None:
+    """Update the state; if a number in it is no longer finite, put it back as it was and return None."""
+    uids = torch.unique(batch.uids)
+    rows = {name: tensor[uids].clone() for name, tensor in state.rule.rows.items()}
+    shared = {name: tensor.clone() for name, tensor in state.rule.shared.items()}
+    losses = rule.update(state.rule, batch)
+    touched = [losses, *(tensor[uids] for tensor in state.rule.rows.values()), *state.rule.shared.values()]
+    if all(bool(tensor.isfinite().all()) for tensor in touched):
+        return losses
+    for name, tensor in rows.items():
+        state.rule.rows[name][uids] = tensor
+    state.rule.shared = shared
+    return None
+
+
+def _mean(values: deque[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,165 @@
+"""A log that lives as long as its process: for first steps and tests."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .event_log import Chosen, Commit, Genesis
+from .events import Decision, Event, Reported, RewardEvent
+
+
+class MemoryEventLog:
+    """See `EventLog`, for what each method means.
+
+    Args:
+        started_at_ms: the start time in ms since 1970. It is the epoch, so that replicas accept the fresh
+            weights of a learner that was born again.
+        max_events: the oldest events beyond this many are dropped; so are decisions.
+    """
+
+    durable = False
+    last_time_s = 0.0
+
+    def __init__(self, *, started_at_ms: int, max_events: int = 100_000) -> None:
+        self.id = str(uuid.uuid4())
+        self.epoch = started_at_ms
+        self.last_seq = 0
+        self.genesis: Genesis | None = None
+        self._max = max_events
+        self._events: deque[Event] = deque(maxlen=max_events)
+        self._decisions: dict[str, Decision] = {}
+        self._rows: dict[str, tuple[int, float]] = {}
+        self._reports: dict[str, Reported] = {}
+        self._reward_ids: dict[str, Reported] = {}
+        self._count = 0
+        self._defaults_until = 0
+
+    def begin(self, genesis: Genesis) -> None:
+        """See `EventLog`."""
+        self.genesis = genesis
+
+    def commit(self, commit: Commit) -> None:
+        """See `EventLog`."""
+        for decision in commit.decisions:
+            self._keep(decision, commit.at_s)
+        for event in commit.events:
+            if event.seq != self.last_seq + 1:
+                raise ValueError(f"the next event's place is {self.last_seq + 1}, got {event.seq}")
+            self.last_seq = event.seq
+            self._events.append(event)
+            if isinstance(event, RewardEvent):
+                self._note(event, commit.at_s)
+        if commit.defaults_until is not None:
+            self._defaults_until = commit.defaults_until
+
+    def _keep(self, decision: Decision, at_s: float) -> None:
+        if decision.id in self._decisions:
+            return
+        self._count += 1
+        self._decisions[decision.id] = decision
+        self._rows[decision.id] = (self._count, at_s)
+        self._reports[decision.id] = Reported(at_s, decision.epoch, decision.version, decision.uids, decision.hotkeys)
+        while len(self._decisions) > self._max:
+            self._forget(next(iter(self._decisions)))
+
+    def _forget(self, decision_id: str) -> None:
+        for known in (self._decisions, self._rows, self._reports):
+            known.pop(decision_id, None)
+
+    def _note(self, event: RewardEvent, at_s: float) -> None:
+        if event.reward_id is not None:
+            reported = self._reward_ids.setdefault(event.reward_id, Reported(at_s))
+            while len(self._reward_ids) > self._max:
+                del self._reward_ids[next(iter(self._reward_ids))]
+        else:
+            reported = self._reports.setdefault(str(event.decision_id), Reported(at_s))
+        for uid, reward in zip(event.uids, event.rewards, strict=True):
+            reported.rewards[uid] = reward
+            reported.authors[uid] = event.author
+
+    def refresh(self) -> None:
+        """See `EventLog`."""
+
+    def renew(self) -> None:
+        """See `EventLog`."""
+
+    def find(
+        self, decision_ids: Sequence[str], reward_ids: Sequence[str]
+    ) -> tuple[dict[str, Reported], dict[str, Reported]]:
+        """See `EventLog`."""
+        decisions = {key: _copy(self._reports[key]) for key in decision_ids if key in self._decisions}
+        return decisions, {key: _copy(self._reward_ids[key]) for key in reward_ids if key in self._reward_ids}
+
+    def embeddings(self, decision_ids: Sequence[str]) -> dict[str, NDArray[np.float16] | None]:
+        """See `EventLog`."""
+        return {key: self._decisions[key].embedding for key in decision_ids if key in self._decisions}
+
+    def decision(self, decision_id: str) -> Decision | None:
+        """See `EventLog`."""
+        return self._decisions.get(decision_id)
+
+    def decisions_count(self) -> int:
+        """See `EventLog`."""
+        return self._count
+
+    def chosen_after(self, row: int) -> Iterator[Chosen]:
+        """See `EventLog`."""
+        for decision in list(self._decisions.values()):
+            if self._rows[decision.id][0] > row:
+                yield Chosen(self._rows[decision.id][0], decision.id, decision.uids, decision.hotkeys)
+
+    def unrewarded(self, received_before_s: float, limit: int) -> list[Chosen]:
+        """See `EventLog`."""
+        due = (c for c in self.chosen_after(self._defaults_until) if self._rows[c.decision_id][1] < received_before_s)
+        return list(itertools.islice(due, limit))
+
+    def batches(self, after: int, upto: int | None = None) -> Iterator[list[Event]]:
+        """See `EventLog`."""
+        wanted = [event for event in self._events if event.batch > after and (upto is None or event.batch <= upto)]
+        for _, events in itertools.groupby(wanted, key=lambda event: event.batch):
+            yield [self._as_logged(event) for event in events]
+
+    def reward_events(self, seqs: Sequence[int]) -> list[RewardEvent]:
+        """See `EventLog`."""
+        wanted = set(seqs)
+        found = (self._as_logged(event) for event in self._events if event.seq in wanted)
+        return [event for event in found if isinstance(event, RewardEvent)]
+
+    def erase_embedding(self, decision_id: str) -> bool:
+        """See `EventLog`."""
+        decision = self._decisions.get(decision_id)
+        if decision is None:
+            return False
+        self._decisions[decision_id] = replace(decision, embedding=None)
+        return True
+
+    def prune(self, *, upto: int, before_s: float, keep: Sequence[int]) -> int:
+        """Drop old decisions; events go by number."""
+        old = [decision_id for decision_id, (_, at_s) in self._rows.items() if at_s < before_s]
+        for decision_id in old:
+            self._forget(decision_id)
+        return len(old)
+
+    def first_seq(self) -> int:
+        """See `EventLog`."""
+        return self._events[0].seq if self._events else self.last_seq + 1
+
+    def close(self) -> None:
+        """See `EventLog`."""
+
+    def _as_logged(self, event: Event) -> Event:
+        """The event with the embedding that its decision still has."""
+        if isinstance(event, RewardEvent) and event.decision_id in self._decisions:
+            return replace(event, embedding=self._decisions[event.decision_id].embedding)
+        return event
+
+
+def _copy(reported: Reported) -> Reported:
+    return replace(reported, rewards=dict(reported.rewards), authors=dict(reported.authors))

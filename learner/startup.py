@@ -1,0 +1,91 @@
+"""From settings to a learner that knows all that is in its log, in the network of now."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .chain import build_source
+from .checkpoint import Expected
+from .config import ChainConfig, LearnerConfig
+from .core import Learner
+from .errors import ChainError, RosterError, StaleViewError
+from .event_log import Genesis
+from .follower import ChainFollower, build_schedule
+from .restore import Restorer
+from .rules import build_rule
+from .storage import Storage
+
+logger = logging.getLogger(__name__)
+
+_FIRST_VIEW_PATIENCE_S = 30.0
+_NEXT_VIEW_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerArgs:
+    """Everything that a learner is created from. Two with different digests cannot stand for each other."""
+
+    app: str
+    chain: ChainConfig
+    config: LearnerConfig
+    dim: int
+    fingerprint: str
+
+
+def start_learner(
+    args: LearnerArgs, storage: Storage, clock: Callable[[], float], *, on_crash: Callable[[], None]
+) -> tuple[Learner, ChainFollower]:
+    """The learner, up to the end of its log, and what follows the network for it.
+
+    The network is read before anything is learned; one that was read before will do while it cannot be read now.
+
+    Raises:
+        LearnerError: the state cannot be restored, or there is no network to start from.
+    """
+    log, rule = storage.log, build_rule(args.config.rule)
+    used = log.genesis
+    restorer = Restorer(log, rule, _expected(args, log.id), storage.checkpoints)
+    started_s = time.monotonic()
+    restored = restorer.newest() if used is not None else None
+    source = build_source(args.chain, after_block=restored.state.view.block if restored else 0)
+    follower = ChainFollower(source, build_schedule(args.chain), on_crash=on_crash)
+    if restored is None:
+        log.begin(Genesis(follower.first_view(_FIRST_VIEW_PATIENCE_S), args.config.seed))
+        restored = restorer.newest()
+    took_s = time.monotonic() - started_s
+    logger.info("restored version=%d epoch=%d took_s=%.3f", restored.state.version, log.epoch, took_s)
+    learner = Learner(
+        config=args.config,
+        rule=rule,
+        restored=restored,
+        restorer=restorer,
+        dim=args.dim,
+        fingerprint=args.fingerprint,
+        log=log,
+        clock=clock,
+        on_hotkey_swap=args.chain.on_hotkey_swap,
+    )
+    if used is not None:
+        _follow_on(learner, follower)
+    return learner, follower
+
+
+def _expected(args: LearnerArgs, log_id: str) -> Expected:
+    return Expected(
+        application=args.app,
+        log_id=log_id,
+        rule=args.config.rule.model_dump(),
+        fingerprint=args.fingerprint,
+        dim=args.dim,
+    )
+
+
+def _follow_on(learner: Learner, follower: ChainFollower) -> None:
+    """Read the network anew; the view in the log stays in use if that cannot be had."""
+    try:
+        learner.resync(follower.first_view(_NEXT_VIEW_PATIENCE_S))
+    except (ChainError, StaleViewError, RosterError) as error:
+        logger.error("started_with_logged_view block=%d error=%s", learner.view.block, error)

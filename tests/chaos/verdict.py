@@ -1,0 +1,58 @@
+"""After the chaos: the books against the log, the log against the weights."""
+
+from __future__ import annotations
+
+import torch
+
+from gating.head import score
+from learner.checkpoint import CheckpointStore, Expected
+from learner.config import AdagradConfig
+from learner.event_log import EventLog
+from learner.restore import Restorer
+from learner.rules import build_rule
+
+from .books import Books
+
+_SAMPLES = 60
+_CLOSE = 5e-3
+
+
+def assert_nothing_lost(books: Books, log: EventLog, checkpoints: CheckpointStore, expected: Expected) -> None:
+    """Every acknowledged reward is in the log once and in the weights once, and every answer was of one version."""
+    wrong = books.disagreements(log)
+    assert not wrong, "\n".join(wrong[:20])
+    torch.set_num_threads(1)
+    [newest, *_] = checkpoints.list()
+    assert newest.version == log.last_seq, "the learner has saved everything on its way out"
+    # A replay from the very beginning, that knows nothing of the deaths.
+    rule = build_rule(AdagradConfig.model_validate(expected.rule))
+    clean = Restorer(log, rule, expected).newest().state
+    assert clean.digest() == newest.digest
+    assert clean.statistics.rewards.sum() == learned_rewards(log)
+    assert_answers_are_of_their_version(books, log, Restorer(log, rule, expected))
+
+
+def learned_rewards(log: EventLog) -> int:
+    """How many single rewards the log says were learned."""
+    return sum(
+        len(event.uids)
+        for batch in log.batches(0)
+        for event in batch
+        if hasattr(event, "outcome") and event.outcome.is_learned
+    )
+
+
+def assert_answers_are_of_their_version(books: Books, log: EventLog, restorer: Restorer) -> None:
+    """Score some of the logged embeddings again with the very version that their answers named."""
+    ids = sorted(books.durable)
+    for decision_id in ids[:: max(1, len(ids) // _SAMPLES)]:
+        decision = log.decision(decision_id)
+        assert decision is not None, f"the durable decision {decision_id} is not in the log"
+        state = restorer.at(decision.version).state
+        assert state.version == decision.version, f"no batch ends at version {decision.version}"
+        head = restorer.rule.head(state.rule)
+        assert decision.embedding is not None
+        embedding = torch.from_numpy(decision.embedding.astype("float32"))[None]
+        uids = list(decision.uids)
+        again = score(embedding, head.weight, head.bias)[0, uids] + head.bonus[uids]
+        assert torch.allclose(again, torch.tensor(decision.scores), atol=_CLOSE), decision_id

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+
+from deployments import ray_learner as module
+from deployments.errors import LearnerAway
+from deployments.ray_learner import RayLearner
+from learner.actor import OPERATOR_PATIENCE_S
+from learner.config import BittensorChain, LearnerConfig, RosterChain
+from learner.errors import (
+    CheckpointError,
+    ConfigMismatchError,
+    FencedError,
+    LeaseHeldError,
+    LogCorruptError,
+    LogUnavailableError,
+    OverloadedError,
+)
+from learner.events import Action, PollReply, ReplicaStatus
+from learner.startup import LearnerArgs
+
+STATUS = ReplicaStatus("r", 1, "i", 0, 0, 0, None, 0, 0, 0)
+ARGS = LearnerArgs("gate", RosterChain(), LearnerConfig(), 8, "hash-8")
+
+
+def failure(cause: Exception) -> RayTaskError:
+    """What Ray makes of a method that has raised."""
+    trace = f"Traceback ...\n{type(cause).__module__}.{type(cause).__name__}: {cause}"
+    return RayTaskError("method", trace, cause)
+
+
+def task_error(cause: Exception) -> RayTaskError:
+    """The same as a caller gets it."""
+    return failure(cause).as_instanceof_cause()
+
+
+class Method:
+    """One method of an actor: keeps its calls and answers with what it is told to."""
+
+    def __init__(self, name: str, actor: Actor) -> None:
+        self._name, self._actor, self._group = name, actor, ""
+
+    def options(self, *, concurrency_group: str) -> Method:
+        self._group = concurrency_group
+        return self
+
+    def remote(self, *args: Any) -> Any:
+        self._actor.calls.append((self._group, self._name, args))
+        return self._answer()
+
+    async def _answer(self) -> Any:
+        outcome = self._actor.outcomes.get(self._name)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+class Actor:
+    """A handle that answers as an actor's would."""
+
+    def __init__(self, **outcomes: Any) -> None:
+        self.outcomes = {"poll": PollReply(1, 0, []), **outcomes}
+        self.calls: list[tuple[str, str, tuple[Any, ...]]] = []
+
+    def __getattr__(self, name: str) -> Method:
+        return Method(name, self)
+
+
+@pytest.fixture
+def actors(monkeypatch: pytest.MonkeyPatch) -> list[Actor]:
+    """What creating a learner gives, one after the other; the last one for ever."""
+    waiting: list[Actor] = []
+
+    def create(args: LearnerArgs, *, num_cpus: float) -> Actor:
+        return waiting.pop(0) if len(waiting) > 1 else waiting[0]
+
+    monkeypatch.setattr(module, "get_or_create_learner", create)
+    return waiting
+
+
+async def connected(actors: list[Actor], actor: Actor, args: LearnerArgs = ARGS) -> RayLearner:
+    actors.append(actor)
+    learner = RayLearner(args, num_cpus=0)
+    await learner.poll(STATUS, 0.0)
+    actor.calls.clear()
+    return learner
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LogUnavailableError("the database does not answer"),
+        FencedError("another learner has the log"),
+        LeaseHeldError("another learner holds the log"),
+        LogCorruptError("the database is damaged"),
+    ],
+)
+async def test_a_learner_that_cannot_log_is_away(actors: list[Actor], error: Exception) -> None:
+    learner = await connected(actors, Actor(add_rewards=task_error(error)))
+    with pytest.raises(LearnerAway, match=str(error)):
+        await learner.add_rewards([], "logged", 0.0)
+
+
+@pytest.mark.parametrize(
+    "error", [OverloadedError("later"), CheckpointError("disk full"), ConfigMismatchError("other")]
+)
+async def test_what_a_learner_refuses_is_raised_as_it_is(actors: list[Actor], error: Exception) -> None:
+    learner = await connected(actors, Actor(add_rewards=task_error(error)))
+    with pytest.raises(type(error), match=str(error)):
+        await learner.add_rewards([], "logged", 0.0)
+
+
+async def test_what_is_a_bug_of_the_learners_is_raised_as_it_is(actors: list[Actor]) -> None:
+    learner = await connected(actors, Actor(describe=task_error(ZeroDivisionError("a bug"))))
+    with pytest.raises(RayTaskError, match="a bug"):
+        await learner.describe()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorUnavailableError("it is restarting", b"0" * 16),
+        ActorDiedError(),
+        TimeoutError("no answer"),
+    ],
+)
+async def test_a_learner_that_does_not_answer_is_away(actors: list[Actor], error: Exception) -> None:
+    learner = await connected(actors, Actor(uid_table=error))
+    with pytest.raises(LearnerAway):
+        await learner.uid_table()
+
+
+async def test_a_learner_that_ended_for_good_is_replaced_by_the_next_poll(actors: list[Actor]) -> None:
+    """As one does that was fenced: it ends itself, and who polls next creates one that waits for the lease."""
+    fenced, other = Actor(), Actor()
+    learner = await connected(actors, fenced)
+    fenced.outcomes["poll"] = ActorDiedError()
+    actors[:] = [other]
+    with pytest.raises(LearnerAway):
+        await learner.poll(STATUS, 0.0)
+    await learner.poll(STATUS, 0.0)
+    assert [name for _, name, _ in other.calls] == ["check_args", "poll"]
+
+
+async def test_a_learner_that_is_only_restarting_is_kept(actors: list[Actor]) -> None:
+    actor = Actor()
+    learner = await connected(actors, actor)
+    actor.outcomes["poll"] = ActorUnavailableError("it is restarting", b"0" * 16)
+    with pytest.raises(LearnerAway):
+        await learner.poll(STATUS, 0.0)
+    actor.outcomes["poll"] = PollReply(1, 0, [])
+    await learner.poll(STATUS, 0.0)
+    assert [name for _, name, _ in actor.calls] == ["poll", "poll"]
+
+
+async def test_a_learner_that_cannot_start_says_why_and_is_tried_anew(actors: list[Actor]) -> None:
+    error = ActorDiedError(failure(LeaseHeldError("held by another")))
+    broken, sound = Actor(check_args=error), Actor()
+    actors += [broken, sound]
+    learner = RayLearner(ARGS, num_cpus=0)
+    with pytest.raises(
+        LearnerAway, match=r"^the learner cannot start: learner\.errors\.LeaseHeldError: held by another$"
+    ):
+        await learner.poll(STATUS, 0.0)
+    await learner.poll(STATUS, 0.0)
+    assert [name for _, name, _ in sound.calls] == ["check_args", "poll"]
+
+
+OPERATIONS: list[tuple[str, tuple[Any, ...], Any]] = [
+    ("resync", ("boss",), None),
+    ("checkpoint", ("boss",), {"name": "c"}),
+    ("checkpoints", (), [{"name": "c"}]),
+    ("freeze", (True, "boss"), 7),
+    ("rollback", (None, "c", "boss"), {"version": 7}),
+    ("quarantine", (3, 5), (0, [])),
+    ("settle", (Action.DROP, [4], "boss"), {"version": 7}),
+    ("erase_embedding", ("r-1", "boss"), True),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "result"), OPERATIONS)
+async def test_operators_calls_reach_their_group_as_they_are_and_have_the_learners_patience(
+    actors: list[Actor], monkeypatch: pytest.MonkeyPatch, name: str, args: tuple[Any, ...], result: Any
+) -> None:
+    patience_s: list[float] = []
+    timeout = asyncio.timeout
+    actor = Actor(**{name: result})
+    learner = await connected(actors, actor)
+    monkeypatch.setattr(asyncio, "timeout", lambda s: patience_s.append(s) or timeout(s))
+    assert await getattr(learner, name)(*args) == result
+    assert actor.calls == [("operator", name, args)]
+    assert patience_s == [OPERATOR_PATIENCE_S + 5.0]
+
+
+async def test_a_resync_has_the_time_that_the_chain_takes_besides(
+    actors: list[Actor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience_s: list[float] = []
+    timeout = asyncio.timeout
+    chain = BittensorChain(source="bittensor", netuid=1, call_timeout_s=10.0)
+    learner = await connected(actors, Actor(), LearnerArgs("gate", chain, LearnerConfig(), 8, "hash-8"))
+    monkeypatch.setattr(asyncio, "timeout", lambda s: patience_s.append(s) or timeout(s))
+    await learner.resync("boss")
+    assert patience_s == [OPERATOR_PATIENCE_S + 35.0]

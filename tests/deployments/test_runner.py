@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
+
+from deployments import runner
+from deployments.config import ServeArgs
+from deployments.local import ServiceError
+from deployments.runner import _checked_args, set_checkpoints_aside
+from deployments.serve_config import IMPORT_PATH, parse_args
+from learner.checkpoint import CheckpointStore
+from learner.config import SoftmaxMseConfig
+from learner.errors import LogError, LogUnavailableError, WrongLogError
+
+from .local_learner import LocalLearner
+from .local_service import DIM, FINGERPRINT, VIEW
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+async def save_checkpoint(folder: Path) -> tuple[CheckpointStore, str]:
+    store = CheckpointStore(str(folder), keep=2)
+    learner = LocalLearner(VIEW, dim=DIM, fingerprint=FINGERPRINT, rule=SoftmaxMseConfig(), checkpoints=store)
+    return store, (await learner.checkpoint("boss"))["name"]
+
+
+async def test_a_reset_sets_the_checkpoints_of_each_application_aside_and_says_so(tmp_path: Path) -> None:
+    kept, name = await save_checkpoint(tmp_path / "a" / "checkpoints")
+    learner = {
+        "log": {"url": f"sqlite:///{tmp_path}/{{app}}/events.db"},
+        "checkpoints": {"url": f"{tmp_path}/{{app}}/checkpoints"},
+    }
+    durable = ServeArgs.model_validate({"learner": learner})
+    forgetful = ServeArgs.model_validate({"learner": {**learner, "log": {"url": "memory"}}})
+    said: list[str] = []
+    set_checkpoints_aside({"a": durable, "b": durable, "c": forgetful}, said.append)
+    assert said == [f"checkpoints of a: set aside 1: {name}", "checkpoints of b: there were none to set aside"]
+    assert kept.list() == []
+    assert list((tmp_path / "a" / "checkpoints").rglob("*.safetensors")) != []
+
+
+def write_config(folder: Path) -> Path:
+    application = {
+        "name": "gate",
+        "import_path": IMPORT_PATH,
+        "args": {"chain": {"roster": str(ROOT / "roster.yaml")}},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({"http_options": {"host": "127.0.0.1"}, "applications": [application]}))
+    return path
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ServeDeploySchema]:
+    """What was deployed, where there is neither Ray nor anything to end: deploying then fails."""
+    configs: list[ServeDeploySchema] = []
+
+    def deploy(config: ServeDeploySchema) -> None:
+        configs.append(config)
+        raise ServiceError("deploying failed")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(runner, "_start_ray", lambda *_: "")
+    monkeypatch.setattr(runner, "_deploy", deploy)
+    for name in ("interrupt_on_signals", "ignore_signals", "check_port", "end_processes"):
+        monkeypatch.setattr(runner, name, lambda *_: None)
+    return configs
+
+
+async def test_what_the_learner_would_refuse_is_an_error_before_anything_starts(
+    tmp_path: Path, deployed: list[ServeDeploySchema], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await save_checkpoint(tmp_path / "tidegate-data" / "gate" / "checkpoints")
+    monkeypatch.setattr(runner, "_start_ray", lambda *_: pytest.fail("Ray was started"))
+    service = runner.running_service(write_config(tmp_path), address=None, say=lambda _: None)
+    with pytest.raises(WrongLogError, match="--reset"), service:
+        pass
+    assert deployed == []
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_serving_deploys_absolute_paths_and_sets_checkpoints_aside_only_if_told_to(
+    tmp_path: Path, deployed: list[ServeDeploySchema], reset: bool
+) -> None:
+    store, name = await save_checkpoint(tmp_path / "tidegate-data" / "gate" / "checkpoints")
+    path = write_config(tmp_path)
+    said: list[str] = []
+    with (
+        pytest.raises(ServiceError, match="deploying failed"),
+        # Of a cluster elsewhere nothing is known here.
+        runner.running_service(path, address="10.0.0.1:6379", say=said.append, reset=reset),
+    ):
+        pass
+    [config] = deployed
+    deployed_args = config.applications[0].args
+    assert isinstance(deployed_args, dict)
+    learner = parse_args(deployed_args).learner
+    assert learner.log.url == f"sqlite:///{tmp_path}/tidegate-data/{{app}}/events.db"
+    assert learner.checkpoints.url == f"{tmp_path}/tidegate-data/{{app}}/checkpoints"
+    assert [manifest.name for manifest in store.list()] == ([] if reset else [name])
+    assert (f"checkpoints of gate: set aside 1: {name}" in said) is reset
+
+
+def application(url: str) -> ServeApplicationSchema:
+    args = {"learner": {"log": {"url": url}}}
+    return ServeApplicationSchema(name="gate", import_path=IMPORT_PATH, args=args)
+
+
+@pytest.mark.parametrize("url", ["memory", "sqlite:///{folder}/{{app}}/deep/events.db"])
+def test_a_log_that_can_be_had_passes(tmp_path: Path, url: str) -> None:
+    checked = _checked_args(application(url.format(folder=tmp_path)), "127.0.0.1")
+    assert checked.auth.mode == "none"
+    assert not list(tmp_path.rglob("events.db"))
+
+
+def test_a_log_whose_folder_cannot_be_made_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        LogUnavailableError, match=r"the log's folder .*/file/gate cannot be made \(.*learner\.log\.url"
+    ):
+        _checked_args(application(f"sqlite:///{tmp_path}/file/{{app}}/events.db"), "127.0.0.1")
+
+
+def test_a_log_whose_folder_cannot_be_written_is_an_error_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(LogUnavailableError, match="cannot be written"):
+        _checked_args(application(f"sqlite:///{tmp_path}/events.db"), "127.0.0.1")
+
+
+def test_a_database_that_cannot_be_reached_is_an_error_without_its_password(unused_tcp_port: int) -> None:
+    with pytest.raises(LogUnavailableError, match="cannot be reached") as caught:
+        _checked_args(application(f"postgresql://me:secret-word@127.0.0.1:{unused_tcp_port}/gate"), "127.0.0.1")
+    assert "secret-word" not in str(caught.value)
+    assert str(unused_tcp_port) in str(caught.value)
+
+
+def test_a_url_that_is_none_is_an_error_that_does_not_repeat_it() -> None:
+    with pytest.raises(LogError) as caught:
+        _checked_args(application("mysql://me:secret-word@db/gate"), "127.0.0.1")
+    assert "secret-word" not in str(caught.value)
