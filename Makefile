@@ -16,9 +16,11 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
-# The suite's chaos tests, every fault ten times; they print what was held and what was lost.
+# The long tests: whole services that share a log or prune it, and chaos with every fault ten times (or ROUNDS=...). What
+# was held and what was lost is printed.
 chaos: $(READY)
-	TIDEGATE_CHAOS_ROUNDS=$(or $(ROUNDS),10) $(BIN)/python -m pytest tests/chaos -s $(ARGS)
+	TIDEGATE_CHAOS_ROUNDS=$(or $(ROUNDS),10) $(BIN)/python -m pytest tests/chaos -m integration -s $(ARGS)
+	$(BIN)/python -m pytest -m long tests/integration $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

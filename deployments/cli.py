@@ -1,4 +1,4 @@
-"""The command line: `tidegate serve | demo | status | replay | key | down`."""
+"""The command line: `tidegate serve | demo | status | replay | evaluate | key | down`."""
 
 from __future__ import annotations
 
@@ -141,6 +141,75 @@ def replay(
     else:
         for name, value in result.items():
             console.print(f"{name:14} {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path, typer.Option(help="A Serve config.")] = Path("serve_config.yaml"),
+    app_name: Annotated[
+        str | None, typer.Option("--app", help="Which of its applications; default: the only one.")
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="greedy, tail_exploration, squarecb or softmax, with default settings; default: configured."),
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Another rule than the configured one, with its default settings.")
+    ] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="How many to ask; default: as each decision did.")] = None,
+    start: Annotated[
+        int | None, typer.Option("--from", min=0, metavar="VERSION", help="Only decisions by this version or later.")
+    ] = None,
+    to: Annotated[int | None, typer.Option(min=0, metavar="VERSION", help="Only decisions up to this version.")] = None,
+    explored: Annotated[
+        bool, typer.Option("--explored", help="Only decisions in which something was left to chance.")
+    ] = False,
+    epsilon: Annotated[float | None, typer.Option(help="Of tail_exploration.")] = None,
+    epsilon_single: Annotated[float | None, typer.Option(help="Of tail_exploration, at k = 1.")] = None,
+    explore_slots: Annotated[int | None, typer.Option(help="Of tail_exploration and squarecb.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Of squarecb.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of softmax.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Also draw the estimates.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Estimate from the event log what another policy or rule would have earned, offline. See docs/evaluation.md."""
+    from learner.errors import LearnerError
+
+    from .errors import PlotError
+    from .evaluate import check_plot, evaluate_with_progress, plan_evaluation, save_plot, show_evaluation
+    from .serve_config import ServeConfigError
+
+    settings = {
+        "epsilon": epsilon,
+        "epsilon_single": epsilon_single,
+        "explore_slots": explore_slots,
+        "gamma": gamma,
+        "temperature": temperature,
+    }
+    try:
+        plan = plan_evaluation(
+            config,
+            app_name,
+            policy=policy,
+            rule=rule,
+            k=k,
+            first=start,
+            last=to,
+            explored_only=explored,
+            settings=settings,
+        )
+        if plot is not None:
+            check_plot(plot)
+        result = evaluate_with_progress(plan, errors)
+        if plot is not None:
+            save_plot(result, plot)
+    except (ServeConfigError, LearnerError, PlotError) as error:
+        errors.print(f"[red]tidegate evaluate:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    if json_output:
+        console.print_json(data=result)
+    else:
+        show_evaluation(result, console)
 
 
 @app.command()

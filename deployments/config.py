@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from gating.policies import MIN_TEMPERATURE, Greedy, Policy, Softmax, SquareCB, TailExploration
 from learner.config import ChainConfig, LearnerConfig, RosterChain, StrictModel
 
 
@@ -43,13 +44,55 @@ class ServingArgs(StrictModel):
     """Decisions that wait for the learner before select is answered 503."""
 
 
-class SelectionArgs(StrictModel):
-    """How uids are chosen from scores."""
+_FITTING = {
+    "greedy": frozenset[str](),
+    "tail_exploration": frozenset({"epsilon", "epsilon_single", "explore_slots"}),
+    "squarecb": frozenset({"gamma", "explore_slots"}),
+    "softmax": frozenset({"temperature"}),
+}
 
+
+class SelectionArgs(StrictModel):
+    """How uids are chosen from scores. A setting that the policy does not have is refused."""
+
+    policy: Literal["greedy", "tail_exploration", "squarecb", "softmax"] = "tail_exploration"
+    """`greedy`: the best by mean score, nothing is explored. `tail_exploration`: the best, but the last slots explore.
+    `squarecb`: the best, but the last slots are drawn by inverse gap weighting. `softmax`: all are drawn."""
     epsilon: float = Field(0.05, ge=0, le=1)
-    """How often the last of k >= 2 slots explores."""
+    """`tail_exploration`: how often the last of k >= 2 slots explores."""
     epsilon_single: float = Field(0.0, ge=0, le=1)
-    """The same at k = 1, where exploring is paid for with the only answer."""
+    """`tail_exploration`: the same at k = 1, where exploring is paid for with the only answer."""
+    explore_slots: int = Field(1, ge=1)
+    """`tail_exploration`, `squarecb`: how many of the last slots explore."""
+    gamma: float = Field(100.0, ge=0, le=1e9)
+    """`squarecb`: how greedy. One of M uids whose score is M / gamma behind is half as likely as it would be at 0,
+    where the draw is even."""
+    temperature: float = Field(0.05, ge=MIN_TEMPERATURE, le=1e6)
+    """`softmax`: the difference between two scores at which the better one is e times as likely."""
+
+    @model_validator(mode="after")
+    def _fits_the_policy(self) -> SelectionArgs:
+        if unfitting := sorted(self.model_fields_set - {"policy"} - _FITTING[self.policy]):
+            has = ", ".join(sorted(_FITTING[self.policy])) or "no settings"
+            raise ValueError(f"policy {self.policy} has {has}, not {', '.join(unfitting)}; leave that out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _what_fits(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fitting = _FITTING[self.policy] | {"policy"}
+        return {name: value for name, value in serialize(self).items() if name in fitting}
+
+    def build(self) -> Policy:
+        """The policy with its settings."""
+        match self.policy:
+            case "greedy":
+                return Greedy()
+            case "tail_exploration":
+                return TailExploration(self.epsilon, self.epsilon_single, self.explore_slots)
+            case "squarecb":
+                return SquareCB(self.gamma, self.explore_slots)
+            case "softmax":
+                return Softmax(self.temperature)
 
 
 Hotkey = Annotated[str, Field(pattern=r"^[1-9A-HJ-NP-Za-km-z]{46,50}$")]

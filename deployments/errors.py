@@ -5,6 +5,7 @@
     AuthSetupError             who may call is not settled, so the service does not start
     ├── ExposureError          it would listen where anyone could call it
     └── CredentialsError       its keys or hotkeys are missing or malformed
+    PlotError                  a plot cannot be written where it was asked for
 
 `LearnerAway` is not a problem but a fact, raised by a `LearnerClient`; what it means for a request is decided
 where the request is answered.
@@ -88,3 +89,7 @@ class ExposureError(AuthSetupError):
 
 class CredentialsError(AuthSetupError):
     """The callers' keys or hotkeys are missing or malformed; the message shows nothing of a key."""
+
+
+class PlotError(Exception):
+    """A plot cannot be written; the message names the file."""

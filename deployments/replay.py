@@ -23,6 +23,7 @@ from learner.rules import build_rule
 from learner.sql import SqlEventLog, read_sql_log
 from learner.storage import log_url, open_checkpoints, open_storage
 
+from .config import ServeArgs
 from .serve_config import IMPORT_PATH, ServeConfigError, parse_args, read_serve_config, with_absolute_paths
 
 _CLAIM_S = 24 * 3600.0
@@ -56,16 +57,27 @@ def plan_replay(config: Path, app: str | None, rule: str | None, start: str | No
     Raises:
         ServeConfigError: the config cannot be used, or has no such application or rule.
     """
+    name, args = find_application(config, app)
+    learner = args.learner
+    return Replay(name, learner, find_rule(rule, learner.rule), start, upto)
+
+
+def find_application(config: Path, app: str | None) -> tuple[str, ServeArgs]:
+    """The application of that name, or the only one, with a log that can be read once it has ended.
+
+    Raises:
+        ServeConfigError: the config cannot be used, or has no such application.
+    """
     schema = with_absolute_paths(read_serve_config(config), config.resolve().parent)
     ours = {one.name: one for one in schema.applications if one.import_path == IMPORT_PATH}
     name = next(iter(ours), "") if app is None and len(ours) == 1 else app or ""
     if name not in ours:
         raise ServeConfigError(f"{config} has the applications {sorted(ours)}; name one with --app")
     args = ours[name].args
-    learner = parse_args(args if isinstance(args, dict) else args.model_dump()).learner
-    if learner.log.url == MEMORY_URL:
+    parsed = parse_args(args if isinstance(args, dict) else args.model_dump())
+    if parsed.learner.log.url == MEMORY_URL:
         raise ServeConfigError(f"{name} keeps its log in memory; there is nothing to replay once it has ended")
-    return Replay(name, learner, _rule(rule, learner.rule), start, upto)
+    return name, parsed
 
 
 def run_replay(replay: Replay, *, write_checkpoint: bool, on_start: OnStart, on_batch: OnBatch) -> dict[str, Any]:
@@ -189,8 +201,12 @@ def _expected(replay: Replay, log: SqlEventLog) -> Expected:
     )
 
 
-def _rule(name: str | None, configured: RuleConfig) -> RuleConfig:
-    """The configured rule, or another one with its default settings."""
+def find_rule(name: str | None, configured: RuleConfig) -> RuleConfig:
+    """The configured rule, or another one with its default settings.
+
+    Raises:
+        ServeConfigError: there is no such rule.
+    """
     if name is None or name == configured.name:
         return configured
     try:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gating.head import score
 from gating.metagraph import MetagraphView, unknown_uids
-from gating.selection import Selection, select
+from gating.policies import Greedy
+from gating.selection import Selection, ordinary_bonus, select
 from learner.events import Decision, candidates_digest
 
 from .batcher import Batcher, EngineDeadError, QueueFullError
@@ -24,6 +25,8 @@ from .decisions import DecisionBuffer
 from .errors import LearnerAway, LearnerAwayProblem, Problem
 from .schemas import ScoreRequest, SelectRequest
 from .weights import Subscriber, Weights
+
+_GREEDY = Greedy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Scorer:
         self._batcher = batcher
         self._subscriber = subscriber
         self._decisions = decisions
-        self._selection = selection
+        self._policy = selection.build()
         self._serving = serving
         self._durable_log = durable_log
         self._generator = generator
@@ -103,10 +106,15 @@ class Scorer:
         snapshot = scored.weights.snapshot
         columns = np.flatnonzero(snapshot.available[scored.uids])
         candidates = scored.uids[columns]
-        scores = scored.scores[:, columns]
-        if request.explore:
-            scores = scores + snapshot.bonus[candidates]
-        selections = select(scores, candidates, request.k, epsilon=self._epsilon(request), generator=self._generator)
+        selections = select(
+            scored.scores[:, columns],
+            candidates,
+            request.k,
+            policy=self._policy if request.explore else _GREEDY,
+            generator=self._generator,
+            bonus=snapshot.bonus[candidates] if request.explore else None,
+            ordinary=ordinary_bonus(snapshot.bonus[snapshot.available]),
+        )
         digest = candidates_digest(candidates)
         ids = [
             self._record(scored, row, selection, len(candidates), digest) for row, selection in enumerate(selections)
@@ -198,11 +206,6 @@ class Scorer:
                 "send the request again, or without durable"
             )
             raise LearnerAwayProblem(error, consequence) from error
-
-    def _epsilon(self, request: SelectRequest) -> float:
-        if not request.explore:
-            return 0.0
-        return self._selection.epsilon_single if request.k == 1 else self._selection.epsilon
 
     def _record(self, scored: Scored, row: int, selection: Selection, candidates: int, digest: str) -> str:
         snapshot = scored.weights.snapshot

@@ -2,6 +2,9 @@
 
 The logged propensity of a choice is its inclusion probability, so it must be exact. That is why a policy
 returns probabilities that sum to k, and one sampler draws from them (systematic sampling: Madow 1949).
+
+An exploration bonus makes uids of which little is known worth asking, and whoever registers anew is one of them.
+So that nobody gains by it, what a newcomer's bonus may bring is capped, see `inclusion_probabilities`.
 """
 
 from __future__ import annotations
@@ -9,8 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+
+from .policies import Policy
+
+_NEWCOMER_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,33 +29,57 @@ class Selection:
     propensities: NDArray[np.float64]
 
 
-def greedy(scores: Float[np.ndarray, "batch uid"], k: int) -> Float[np.ndarray, "batch uid"]:
-    """Inclusion probabilities of the k best: 1 for those, 0 for the rest.
+def ordinary_bonus(bonus: Float[np.ndarray, " uid"]) -> float:
+    """The greatest bonus that counts in full: twice the median of the network's. Whoever has more is a newcomer.
 
-    Ties go to the lower position, so that equal scores give equal answers.
+    A snapshot knows bonuses and no counts of rewards. A bonus falls as 1 / sqrt(n + 20), so that a newcomer is one
+    with less than about a quarter of the usual count; in a network in which all are new, nobody is.
+
+    Args:
+        bonus: of every uid that can be asked.
     """
-    probabilities = np.zeros(scores.shape)
-    np.put_along_axis(probabilities, _best_first(scores, k), 1.0, axis=1)
-    return probabilities
+    return float(_NEWCOMER_FACTOR * np.median(bonus)) if len(bonus) else 0.0
 
 
-def tail_exploration(
-    scores: Float[np.ndarray, "batch uid"], k: int, *, epsilon: float
+def inclusion_probabilities(
+    scores: Float[np.ndarray, "batch uid"],
+    k: int,
+    policy: Policy,
+    *,
+    bonus: Float[np.ndarray, " uid"] | None = None,
+    ordinary: float = np.inf,
 ) -> Float[np.ndarray, "batch uid"]:
-    """The k - 1 best for certain; the last slot goes to the next best, or with `epsilon` to any remaining one.
+    """How likely each candidate is to be chosen, by the scores together with the bonuses.
 
-    Exploring with the first choice would give up the best guess, so only the tail is random. Every remaining
-    candidate has at least epsilon / N.
+    A newcomer's bonus lifts it to no more than its fair share of the explored slots, slots / candidates, unless it
+    has earned more: by its mean score with an ordinary bonus. So a fresh uid never takes the best slot of every
+    prompt. Whatever the cap takes from newcomers goes back to those that they have pushed out, in proportion.
+
+    Args:
+        scores: mean scores, one column per candidate.
+        k: how many to choose, at least 1 and no more than there are candidates.
+        policy: makes probabilities of scores.
+        bonus: exploration bonus of each candidate; None: no exploration.
+        ordinary: see `ordinary_bonus`.
     """
-    candidates = scores.shape[1]
-    if k >= candidates:
-        return np.ones(scores.shape)
-    probabilities = np.full(scores.shape, epsilon / (candidates - k + 1))
-    best = _best_first(scores, k)
-    np.put_along_axis(probabilities, best[:, : k - 1], 1.0, axis=1)
-    last = best[:, k - 1 :]
-    np.put_along_axis(probabilities, last, np.take_along_axis(probabilities, last, axis=1) + (1.0 - epsilon), axis=1)
-    return probabilities
+    slots = policy.explored(k)
+    if bonus is None or slots == 0:
+        return policy.probabilities(scores, k)
+    probabilities = policy.probabilities(scores + bonus, k)
+    newcomers = bonus > ordinary
+    if not newcomers.any() or k >= scores.shape[1]:
+        return probabilities
+    earned = policy.probabilities(scores + np.minimum(bonus, scores.dtype.type(ordinary)), k)
+    most = np.where(newcomers, np.maximum(earned, slots / scores.shape[1]), 1.0)
+    capped: Float[np.ndarray, "batch uid"] = np.minimum(probabilities, most)
+    taken = (probabilities - capped).sum(axis=1, keepdims=True)
+    pushed_out = np.maximum(earned - probabilities, 0.0)
+    # No more is taken than was gained, which is what others have lost.
+    total = pushed_out.sum(axis=1, keepdims=True)
+    share = np.divide(taken, total, out=np.zeros_like(taken), where=total > 0.0)
+    capped += pushed_out * share
+    np.minimum(capped, 1.0, out=capped)
+    return capped
 
 
 def systematic_sample(
@@ -66,13 +97,17 @@ def systematic_sample(
         generator: the source of randomness.
     """
     order = generator.permuted(np.tile(np.arange(probabilities.shape[1]), (len(probabilities), 1)), axis=1)
-    ends = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)
+    below_end = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)
     # Rounding leaves the last end a hair beside k: the grid must still count exactly k points below it.
-    ends[:, -1] = k
-    below_end = np.clip(np.floor(ends + generator.random((len(ends), 1))), 0, k)
-    picked = np.diff(below_end, axis=1, prepend=0.0) > 0
+    below_end[:, -1] = k
+    below_end += generator.random((len(below_end), 1))
+    np.clip(np.floor(below_end, out=below_end), 0, k, out=below_end)
+    picked = np.empty(probabilities.shape, dtype=bool)
+    picked[:, 0] = below_end[:, 0] > 0
+    np.greater(below_end[:, 1:], below_end[:, :-1], out=picked[:, 1:])
+    rows, places = np.nonzero(picked)
     chosen = np.zeros(probabilities.shape, dtype=bool)
-    np.put_along_axis(chosen, order, picked, axis=1)
+    chosen[rows, order[rows, places]] = True
     return chosen
 
 
@@ -81,57 +116,57 @@ def select(
     candidates: NDArray[np.int64],
     k: int,
     *,
-    epsilon: float,
+    policy: Policy,
     generator: np.random.Generator,
+    bonus: Float[np.ndarray, " uid"] | None = None,
+    ordinary: float = np.inf,
 ) -> list[Selection]:
     """Choose min(k, number of candidates) uids for each prompt.
 
     Args:
-        scores: one column per candidate.
+        scores: mean scores, one column per candidate.
         candidates: the uid of each column; only these can be chosen.
         k: how many to choose, at least 1.
-        epsilon: how often the last slot explores, in [0, 1]; 0 is greedy.
-        generator: the source of randomness.
+        policy: how.
+        generator: the source of randomness; not touched where nothing is left to chance.
+        bonus: exploration bonus of each candidate; None: no exploration.
+        ordinary: see `ordinary_bonus`.
 
     Returns:
-        One selection per prompt; empty ones if there are no candidates.
+        One selection per prompt, with the scores that it was made by; empty ones if there are no candidates.
 
     Raises:
-        ValueError: k or epsilon is out of range, or there is not one column per candidate.
+        ValueError: k is below 1, or there is not one column per candidate.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    if not 0.0 <= epsilon <= 1.0:
-        raise ValueError(f"epsilon must lie in [0, 1], got {epsilon}")
     if scores.shape[1] != len(candidates):
         raise ValueError(f"scores has {scores.shape[1]} columns for {len(candidates)} candidates")
     k = min(k, len(candidates))
     if k == 0:
         nothing = Selection(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0))
         return [nothing] * len(scores)
-    if epsilon == 0.0:
-        probabilities = greedy(scores, k)
-        chosen = probabilities == 1.0
-    else:
-        probabilities = tail_exploration(scores, k, epsilon=epsilon)
+    probabilities = inclusion_probabilities(scores, k, policy, bonus=bonus, ordinary=ordinary)
+    chosen = probabilities == 1.0
+    if np.count_nonzero(chosen) < k * len(scores):
         chosen = systematic_sample(probabilities, k, generator)
-    return [_selection(scores[row], candidates, probabilities[row], chosen[row]) for row in range(len(scores))]
+    counted = scores if bonus is None or policy.explored(k) == 0 else scores + bonus
+    return _selections(counted, candidates, probabilities, chosen, k)
 
 
-def _best_first(scores: Float[np.ndarray, "batch uid"], k: int) -> Int[np.ndarray, "batch k"]:
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
-
-
-def _selection(
-    scores: Float[np.ndarray, " uid"],
+def _selections(
+    scores: Float[np.ndarray, "batch uid"],
     candidates: NDArray[np.int64],
-    probabilities: Float[np.ndarray, " uid"],
-    chosen: Bool[np.ndarray, " uid"],
-) -> Selection:
-    columns = np.flatnonzero(chosen)
-    columns = columns[np.argsort(-scores[columns], kind="stable")]
-    return Selection(
-        uids=candidates[columns],
-        scores=scores[columns].astype(np.float32),
-        propensities=probabilities[columns].astype(np.float64),
+    probabilities: Float[np.ndarray, "batch uid"],
+    chosen: Bool[np.ndarray, "batch uid"],
+    k: int,
+) -> list[Selection]:
+    columns = np.nonzero(chosen)[1].reshape(len(scores), k)
+    order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
+    columns = np.take_along_axis(columns, order, axis=1)
+    rows = (
+        candidates[columns],
+        np.take_along_axis(scores, columns, axis=1).astype(np.float32),
+        np.take_along_axis(probabilities, columns, axis=1),
     )
+    return [Selection(*row) for row in zip(*rows, strict=True)]

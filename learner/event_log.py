@@ -54,6 +54,15 @@ class Chosen:
     hotkeys: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A decision, when it reached the log, and the rewards of it that were learned, by uid, defaults among them."""
+
+    decision: Decision
+    received_s: float
+    rewards: dict[int, float]
+
+
 @runtime_checkable
 class EventLog(Protocol):
     """One application's log. Commits come from one thread, reads from any.

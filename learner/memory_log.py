@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .event_log import Chosen, Commit, Genesis
+from .event_log import Chosen, Commit, Genesis, Observed
 from .events import Decision, Event, Reported, RewardEvent
 
 
@@ -114,6 +114,15 @@ class MemoryEventLog:
         for decision in list(self._decisions.values()):
             if self._rows[decision.id][0] > row:
                 yield Chosen(self._rows[decision.id][0], decision.id, decision.uids, decision.hotkeys)
+
+    def observed(self) -> Iterator[Observed]:
+        """Every decision that it still has, with its learned rewards, in the order of their arrival."""
+        learned: dict[str | None, dict[int, float]] = {}
+        for event in self._events:
+            if isinstance(event, RewardEvent) and event.outcome.is_learned:
+                learned.setdefault(event.decision_id, {}).update(zip(event.uids, event.rewards, strict=True))
+        for decision in list(self._decisions.values()):
+            yield Observed(decision, self._rows[decision.id][1], learned.get(decision.id, {}))
 
     def unrewarded(self, received_before_s: float, limit: int) -> list[Chosen]:
         """See `EventLog`."""

@@ -158,20 +158,35 @@ class Restorer:
     def _replay(
         self, base: Restored, upto: int | None, on_batch: OnBatch | None, known: dict[int, LearnerState] | None = None
     ) -> Restored:
-        # Without what is known already, each rollback would replay all those before it, and they those before them.
-        rebuilt = {} if known is None else known
-
-        def rebuild(version: int) -> LearnerState:
-            if version not in rebuilt:
-                rebuilt[version] = self._replay(self._base(version), version, None, rebuilt).state
-            return rebuilt[version].copy()
-
-        learning = Learning(self.rule, base.state, self.log, rebuild)
+        learning = self._learning(base, {} if known is None else known)
         for batch in self._batches(base.state.version, upto):
             learning.apply(batch)
             if on_batch is not None:
                 on_batch(learning.state.version)
         return replace(base, state=learning.state, progress=learning.progress)
+
+    def walk(self, base: Restored, upto: int | None = None) -> Iterator[LearnerState]:
+        """Replay as `replay` does, and give the state at its start and after every batch.
+
+        It is the one that goes on learning: copy what shall stay.
+
+        Raises:
+            UnknownVersionError: an event is missing.
+        """
+        learning = self._learning(base, {})
+        yield learning.state
+        for batch in self._batches(base.state.version, upto):
+            learning.apply(batch)
+            yield learning.state
+
+    def _learning(self, base: Restored, rebuilt: dict[int, LearnerState]) -> Learning:
+        # Without what is known already, each rollback would replay all those before it, and they those before them.
+        def rebuild(version: int) -> LearnerState:
+            if version not in rebuilt:
+                rebuilt[version] = self._replay(self._base(version), version, None, rebuilt).state
+            return rebuilt[version].copy()
+
+        return Learning(self.rule, base.state, self.log, rebuild)
 
     def _batches(self, after: int, upto: int | None) -> Iterator[list[Event]]:
         """The log's batches. Held events outlive those around them, so there may be gaps.

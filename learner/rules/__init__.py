@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ..config import AdagradConfig, RuleConfig, SoftmaxMseConfig
+from ..config import AdagradConfig, PooledRidgeConfig, RuleConfig, SoftmaxMseConfig
 from .adagrad import Adagrad
 from .base import LearnBatch, Rule
+from .pooled_ridge import PooledRidge
 from .softmax_mse import SoftmaxMse
 
-__all__ = ["Adagrad", "LearnBatch", "Rule", "SoftmaxMse", "build_rule"]
+__all__ = ["Adagrad", "LearnBatch", "PooledRidge", "Rule", "SoftmaxMse", "build_rule"]
 
 
 def build_rule(config: RuleConfig) -> Rule:
@@ -20,5 +21,15 @@ def build_rule(config: RuleConfig) -> Rule:
                 learning_rate=config.learning_rate,
                 initial_score=config.initial_score,
                 bonus=config.bonus,
+                new_row=config.new_row,
+            )
+        case PooledRidgeConfig():
+            return PooledRidge(
+                dims=config.dims,
+                ridge=config.ridge,
+                pool_ridge=config.pool_ridge,
+                bonus=config.bonus,
+                memory_rewards=config.memory_rewards,
+                memory_rounds=config.memory_rounds,
                 new_row=config.new_row,
             )

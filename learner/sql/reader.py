@@ -10,13 +10,15 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import ARRAY, BigInteger, Column, ColumnElement, Connection, Text, any_, func, literal, select
 
-from ..event_log import Chosen
-from ..events import Decision, Event, Reported, RewardEvent
+from ..event_log import Chosen, Observed
+from ..events import Decision, Event, Outcome, Reported, RewardEvent
 from . import codec
 from .batches import PAGE, read_batches, read_events
 from .codec import from_text, to_text
 from .database import Database
 from .schema import decisions, events, log, rewards
+
+_LEARNED = [outcome.value for outcome in Outcome if outcome.is_learned]
 
 
 def among(database: Database, column: Column[Any], values: Sequence[str] | Sequence[int]) -> ColumnElement[bool]:
@@ -110,6 +112,20 @@ class SqlLogReader:
                 return
             row = page[-1].row
 
+    def observed(self) -> Iterator[Observed]:
+        """Every decision with its learned rewards, in the order of their arrival."""
+        row = 0
+        while True:
+            query = select(decisions).where(decisions.c.row > row).order_by(decisions.c.row).limit(PAGE)
+            with self._database.read() as connection:
+                page = connection.execute(query).fetchall()
+                learned = _learned(connection, row, page[-1].row) if page else {}
+            for found in page:
+                yield Observed(codec.decision_of(found), found.received_s, learned.get(found.id, {}))
+            if len(page) < PAGE:
+                return
+            row = page[-1].row
+
     def unrewarded(self, received_before_s: float, limit: int) -> list[Chosen]:
         """See `EventLog`."""
         done = select(log.c.defaults_until).scalar_subquery()
@@ -139,3 +155,16 @@ class SqlLogReader:
         with self._database.read() as connection:
             first, last = connection.execute(query).one()
         return int(last) + 1 if first is None else int(first)
+
+
+def _learned(connection: Connection, after: int, upto: int) -> dict[str, dict[int, float]]:
+    """The learned rewards of the decisions in those rows, by decision and uid."""
+    query = (
+        select(rewards.c.decision_id, rewards.c.uid, rewards.c.reward)
+        .join(decisions, decisions.c.id == rewards.c.decision_id)
+        .where(decisions.c.row.between(after + 1, upto), rewards.c.status.in_(_LEARNED))
+    )
+    learned: dict[str, dict[int, float]] = {}
+    for decision_id, uid, reward in connection.execute(query):
+        learned.setdefault(decision_id, {})[uid] = reward
+    return learned

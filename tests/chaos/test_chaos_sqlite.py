@@ -50,6 +50,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
         libc.umount2(str(folder).encode(), 2)
 
 
+@pytest.mark.long
 def test_nothing_is_lost_when_the_disk_is_full_for_a_while(
     start_service: Callable[..., Service], small_disk: Path | None, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from deployments.config import ApiKeyAuthArgs, ApiKeyEntry, HotkeyAuthArgs, NoAuthArgs, ServeArgs
+from gating.policies import Greedy, Softmax, SquareCB, TailExploration
 from learner.nonces import RETENTION_S
 
 
@@ -132,3 +133,37 @@ def test_what_stands_in_the_place_of_a_hash_is_in_no_error() -> None:
     with pytest.raises(ValidationError) as caught:
         ServeArgs.model_validate({"auth": {"mode": "api_key", "keys": [{**KEY, "sha256": "tg_secret"}]}})
     assert "tg_secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({}, TailExploration(0.05, 0.0, 1)),
+        ({"epsilon": 0.2, "epsilon_single": 0.1, "explore_slots": 2}, TailExploration(0.2, 0.1, 2)),
+        ({"policy": "greedy"}, Greedy()),
+        ({"policy": "squarecb", "gamma": 7, "explore_slots": 3}, SquareCB(7.0, 3)),
+        ({"policy": "softmax", "temperature": 0.5}, Softmax(0.5)),
+    ],
+)
+def test_each_policy_is_built_with_its_settings(given: dict[str, Any], policy: object) -> None:
+    args = ServeArgs.model_validate({"selection": given})
+    assert args.selection.build() == policy
+    assert ServeArgs.model_validate(args.model_dump()) == args
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"policy": "greedy", "epsilon": 0.05}, "policy greedy has no settings, not epsilon; leave that out"),
+        ({"policy": "softmax", "gamma": 1, "epsilon": 0}, "policy softmax has temperature, not epsilon, gamma"),
+        ({"policy": "squarecb", "epsilon_single": 0}, "policy squarecb has explore_slots, gamma, not epsilon_single"),
+        ({"temperature": 1}, "policy tail_exploration has epsilon, epsilon_single, explore_slots, not temperature"),
+        ({"policy": "thompson"}, "selection.policy"),
+        ({"policy": "softmax", "temperature": 0}, "selection.temperature"),
+        ({"policy": "squarecb", "gamma": -1}, "selection.gamma"),
+        ({"explore_slots": 0}, "selection.explore_slots"),
+    ],
+)
+def test_what_does_not_fit_the_policy_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ServeArgs.model_validate({"selection": given})

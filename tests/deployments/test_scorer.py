@@ -12,6 +12,7 @@ import pytest
 from deployments.config import SelectionArgs, ServingArgs
 from deployments.errors import LearnerAway
 from gating.metagraph import MetagraphView
+from gating.policies import Softmax
 from learner.config import AdagradConfig
 from learner.events import DecisionBatch, candidates_digest
 
@@ -365,3 +366,32 @@ async def test_a_durable_selection_is_a_503_while_the_learner_cannot_log_it_and_
     await service.select(MESSAGES[:1], durable=True)
     [batch] = service.learner.batches
     assert len(batch.ids) == len(MESSAGES) + 1
+
+
+async def test_the_configured_policy_chooses(start: Start) -> None:
+    service = await start(selection=SelectionArgs(policy="softmax", temperature=0.1))
+    row = service.snapshot_scores(["why?"])[0]
+    candidates = np.array([uid for uid in range(N) if uid != UNAVAILABLE])
+    bonus = service.learner.core.snapshot().bonus
+    expected = Softmax(0.1).probabilities((row + bonus)[None, candidates], 3)[0]
+    [selection] = await service.select(["why?"], k=3)
+    columns = np.searchsorted(candidates, selection["uids"])
+    assert selection["propensities"] == pytest.approx(expected[columns], rel=1e-4)
+    assert min(selection["propensities"]) < 1.0
+    [careful] = await service.select(["why?"], k=3, explore=False)
+    assert careful["propensities"] == [1.0] * 3
+
+
+async def test_a_newcomer_does_not_take_the_first_slot_of_every_prompt(start: Start) -> None:
+    service = await start()
+    bonus = np.full(N, 0.01, np.float32)
+    bonus[5] = 9.0
+    service.learner.publish(replace(service.learner.core.snapshot(), version=1, bonus=bonus))
+    await service.subscriber.poll_once()
+    selections = await service.select(["why?"] * 200, k=1)
+    asked = Counter(selection["uids"][0] for selection in selections)
+    assert asked[5] < 50
+    assert asked[5] > 0
+    for selection in selections:
+        share = 1 / (N - 1)
+        assert selection["propensities"] == pytest.approx([share if selection["uids"] == [5] else 1 - share])

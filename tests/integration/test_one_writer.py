@@ -18,8 +18,10 @@ from .service import Service, kill, wait_for
 
 __all__ = ["postgres_server"]
 
+pytestmark = pytest.mark.long
+
 NAMES = [f"expert-{uid}" for uid in range(6)]
-LEASE_S = 3.0
+LEASE_S = 1.0
 
 
 def settings(log_url: str, checkpoints: str) -> dict[str, Any]:

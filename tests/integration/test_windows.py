@@ -9,6 +9,8 @@ import pytest
 from .books import checkpoints, newest, rows, scores, select
 from .service import Service, kill, wait_for
 
+pytestmark = pytest.mark.long
+
 NAMES = [f"expert-{uid}" for uid in range(4)]
 WINDOW_S = 1.0
 

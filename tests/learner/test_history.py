@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from learner.checkpoint import CheckpointStore
-from learner.config import AdagradConfig, SoftmaxMseConfig
+from learner.config import AdagradConfig, PooledRidgeConfig, SoftmaxMseConfig
 from learner.errors import LearnerError, LogUnavailableError
 from learner.events import Action, DecisionBatch, OperatorEvent, Outcome, ResyncEvent, RewardEvent, RewardItem
 from learner.learning import Learning, free_to_settle
@@ -75,7 +75,14 @@ class HistoryMachine(RuleBasedStateMachine):
     """Drives a learner over a log whose line breaks, and keeps what it was at each version."""
 
     @initialize(
-        config=st.sampled_from([AdagradConfig(), SoftmaxMseConfig(learning_rate=0.5)]),
+        config=st.sampled_from(
+            [
+                AdagradConfig(),
+                SoftmaxMseConfig(learning_rate=0.5),
+                PooledRidgeConfig(),
+                PooledRidgeConfig(new_row="xavier"),
+            ]
+        ),
         batch=st.integers(1, 4),
         default=st.sampled_from([None, 0.25]),
         saves=st.booleans(),

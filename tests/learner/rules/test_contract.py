@@ -14,7 +14,7 @@ from gating import MetagraphView
 from learner.config import RuleConfig
 from learner.resync import apply_resync
 from learner.rules import LearnBatch, Rule, build_rule
-from learner.state import LearnerState, UidStatistics
+from learner.state import LearnerState, RuleState, UidStatistics
 
 from ..builders import bits, learn_batch, random_events
 
@@ -136,7 +136,7 @@ def test_what_earns_more_comes_to_score_more(config):
         return float(scores[1] - scores[3])
 
     before = lead()
-    losses = rule.update(state, learn_batch(*[event] * 50))
+    losses = torch.cat([rule.update(state, learn_batch(*[event] * 10)) for _ in range(5)])
     assert lead() > before
     assert losses[-1] < losses[0]
     assert (losses >= 0).all()
@@ -155,12 +155,18 @@ def test_fresh_rows_fit_the_state_and_depend_only_on_the_seed(config):
     assert state_bits(state) == before
 
 
+def newcomers(rule, state, count=2, seed=0):
+    """The weights and biases that newcomers' rows have in the head."""
+    fresh = rule.fresh_rows(state, count, torch.Generator().manual_seed(seed))
+    grown = RuleState({name: torch.cat([rows, fresh[name]]) for name, rows in state.rows.items()}, state.shared)
+    head = rule.head(grown)
+    return head.weight[-count:], head.bias[-count:]
+
+
 @every_rule
 def test_a_pooled_row_scores_as_the_uids_that_have_learned_do_on_the_whole(config):
     rule, state = learned(config)
-    head, fresh = rule.head(state), rule.fresh_rows(state, 2, torch.Generator())
-    weight, bias = fresh["weight"], fresh.get("bias", fresh["weight"][:, -1])
-    weight = weight[:, : head.weight.shape[1]]
+    head, (weight, bias) = rule.head(state), newcomers(rule, state)
     assert bits(weight[0]) == bits(weight[1])
     for learned_numbers, pooled in ((head.weight, weight[0]), (head.bias, bias[0])):
         assert bool((pooled >= learned_numbers.min(dim=0).values - 1e-6).all())
@@ -180,7 +186,7 @@ def test_where_nothing_was_learned_a_pooled_row_starts_as_all_rows_did(config):
 @pytest.mark.parametrize("new_row", ["xavier", "zeros"])
 def test_a_row_may_start_at_random_or_knowing_nothing(config, new_row):
     rule, state = learned(config.model_copy(update={"new_row": new_row}))
-    weight = rule.fresh_rows(state, 2, torch.Generator().manual_seed(1))["weight"][:, :DIM]
+    weight, _ = newcomers(rule, state, seed=1)
     assert bool(weight.any()) == (new_row == "xavier")
     assert new_row == "zeros" or bits(weight[0]) != bits(weight[1])
 
