@@ -68,12 +68,23 @@ def _make_folder(folder: Path) -> None:
         raise failure from error
 
 
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Several may open a new file at once. The switch needs it alone, and SQLite refuses at once instead of waiting."""
+    deadline_s = time.monotonic() + BUSY_S
+    while connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(0.01)
+
+
 def _set_up(connection: sqlite3.Connection, *, read_only: bool) -> None:
     if read_only:
         connection.execute("PRAGMA query_only = ON")
         return
-    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-        connection.execute("PRAGMA journal_mode = WAL").close()
+    _switch_to_wal(connection)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     # An erased embedding must not stay in the file's unused space.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -49,10 +50,10 @@ class Faults:
 
     def kill_proxy(self) -> None:
         """SIGKILL the actor that runs the proxy, and HAProxy itself."""
-        for process in self.service.processes():
-            if process.name() == "haproxy":
+        for process in self._haproxies():
+            with contextlib.suppress(ProcessLookupError):
                 kill(process.pid)
-        self._over("haproxy killed", lambda: any(p.name() == "haproxy" for p in self._alive()))
+        self._over("haproxy killed", lambda: bool(self._haproxies()))
 
     def pause_learner(self, for_s: float) -> None:
         """SIGSTOP the learner until nothing has been acknowledged for a while, then let it go on."""
@@ -82,8 +83,14 @@ class Faults:
     def _pids(self, title: str) -> list[int]:
         return [pid for pid, line in self.service.command_lines() if title in line]
 
-    def _alive(self) -> list[psutil.Process]:
-        return [p for p in self.service.processes() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    def _haproxies(self) -> list[psutil.Process]:
+        """Those that run. Processes come and go while they are looked at."""
+        found = []
+        for process in self.service.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() == "haproxy" and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
 
     def _over(self, name: str, recovered: Callable[[], bool]) -> None:
         wait_for(lambda: recovered() or None, timeout_s=90.0)
