@@ -102,14 +102,11 @@ class VowpalWabbit:
         return lines
 
 
-class MabWiser:
-    """`LinUCB`, alpha 0.25."""
+class _PerUid:
+    """What has a regression a uid: projected contexts, chance until something is known, then its own scores."""
 
     def __init__(self, uids: int, dim: int, seed: int) -> None:
-        from mabwiser.mab import MAB, LearningPolicy
-
         self._uids = uids
-        self._mab = MAB(list(range(uids)), LearningPolicy.LinUCB(alpha=0.25), seed=seed)
         self._project = _Projection(dim)
         self._fitted = False
         self._rng = np.random.default_rng(seed)
@@ -120,50 +117,7 @@ class MabWiser:
         """See `Agent`."""
         if not self._fitted:
             return np.stack([self._rng.permutation(candidates)[:k] for _ in embedding])
-        scores = self._mab.predict_expectations(self._project(embedding))
-        scores = scores if isinstance(scores, list) else [scores]
-        return _ranked(np.array([[one[uid] for uid in range(self._uids)] for one in scores]), candidates, k)
-
-    def learn(
-        self,
-        embedding: Float[np.ndarray, "batch hidden"],
-        uids: Int[np.ndarray, "batch k"],
-        rewards: Float[np.ndarray, "batch k"],
-    ) -> None:
-        """See `Agent`."""
-        known = ~np.isnan(rewards)
-        if not known.any():
-            return
-        contexts = np.repeat(self._project(embedding), known.sum(axis=1), axis=0)
-        fit = self._mab.partial_fit if self._fitted else self._mab.fit
-        fit(uids[known].tolist(), rewards[known].tolist(), contexts)
-        self._fitted = True
-
-    def replace(self, uids: tuple[int, ...]) -> None:
-        """A new owner's arm is removed and added anew."""
-        for uid in uids:
-            self._mab.remove_arm(uid)
-            self._mab.add_arm(uid)
-
-
-class ContextualBandits:
-    """`LinUCB`, alpha 0.25, updated in batches."""
-
-    def __init__(self, uids: int, dim: int, seed: int) -> None:
-        from contextualbandits.online import LinUCB
-
-        self._model = LinUCB(uids, alpha=0.25, lambda_=1.0, ucb_from_empty=False, random_state=seed)
-        self._project = _Projection(dim)
-        self._fitted = False
-        self._rng = np.random.default_rng(seed)
-
-    def choose(
-        self, embedding: Float[np.ndarray, "batch hidden"], candidates: Int[np.ndarray, " uid"], k: int
-    ) -> Int[np.ndarray, "batch k"]:
-        """See `Agent`."""
-        if not self._fitted:
-            return np.stack([self._rng.permutation(candidates)[:k] for _ in embedding])
-        return _ranked(self._model.decision_function(self._project(embedding)), candidates, k)
+        return _ranked(self._scores(self._project(embedding)), candidates, k)
 
     def learn(
         self,
@@ -175,11 +129,74 @@ class ContextualBandits:
         known = ~np.isnan(rewards)
         if known.any():
             contexts = np.repeat(self._project(embedding), known.sum(axis=1), axis=0)
-            self._model.partial_fit(contexts, uids[known], rewards[known])
+            self._fit(contexts, uids[known], rewards[known])
             self._fitted = True
 
     def replace(self, uids: tuple[int, ...]) -> None:
-        """It has no way to say so."""
+        """Where the library has no way to say so, it is not told."""
+
+    def _scores(self, contexts: Float[np.ndarray, "batch component"]) -> Float[np.ndarray, "batch uid"]:
+        raise NotImplementedError
+
+    def _fit(
+        self,
+        contexts: Float[np.ndarray, "batch component"],
+        uids: Int[np.ndarray, " batch"],
+        rewards: Float[np.ndarray, " batch"],
+    ) -> None:
+        raise NotImplementedError
+
+
+class MabWiser(_PerUid):
+    """`LinUCB`, alpha 0.25."""
+
+    def __init__(self, uids: int, dim: int, seed: int) -> None:
+        from mabwiser.mab import MAB, LearningPolicy
+
+        super().__init__(uids, dim, seed)
+        self._mab = MAB(list(range(uids)), LearningPolicy.LinUCB(alpha=0.25), seed=seed)
+
+    def replace(self, uids: tuple[int, ...]) -> None:
+        """A new owner's arm is removed and added anew."""
+        for uid in uids:
+            self._mab.remove_arm(uid)
+            self._mab.add_arm(uid)
+
+    def _scores(self, contexts: Float[np.ndarray, "batch component"]) -> Float[np.ndarray, "batch uid"]:
+        expected = self._mab.predict_expectations(contexts)
+        expected = expected if isinstance(expected, list) else [expected]
+        return np.array([[one[uid] for uid in range(self._uids)] for one in expected])
+
+    def _fit(
+        self,
+        contexts: Float[np.ndarray, "batch component"],
+        uids: Int[np.ndarray, " batch"],
+        rewards: Float[np.ndarray, " batch"],
+    ) -> None:
+        fit = self._mab.partial_fit if self._fitted else self._mab.fit
+        fit(uids.tolist(), rewards.tolist(), contexts)
+
+
+class ContextualBandits(_PerUid):
+    """`LinUCB`, alpha 0.25, updated in batches."""
+
+    def __init__(self, uids: int, dim: int, seed: int) -> None:
+        from contextualbandits.online import LinUCB
+
+        super().__init__(uids, dim, seed)
+        self._model = LinUCB(uids, alpha=0.25, lambda_=1.0, ucb_from_empty=False, random_state=seed)
+
+    def _scores(self, contexts: Float[np.ndarray, "batch component"]) -> Float[np.ndarray, "batch uid"]:
+        scores: Float[np.ndarray, "batch uid"] = self._model.decision_function(contexts)
+        return scores
+
+    def _fit(
+        self,
+        contexts: Float[np.ndarray, "batch component"],
+        uids: Int[np.ndarray, " batch"],
+        rewards: Float[np.ndarray, " batch"],
+    ) -> None:
+        self._model.partial_fit(contexts, uids, rewards)
 
 
 PEERS: dict[str, tuple[str, BuildAgent]] = {

@@ -25,19 +25,14 @@ import ray
 from ray.exceptions import RayError
 from rich.console import Console
 
-from gating.metagraph import MetagraphView
 from learner.actor import get_or_create_learner
-from learner.checkpoint import Expected
 from learner.config import CheckpointConfig
-from learner.core import Learner
-from learner.event_log import Genesis
 from learner.events import DecisionBatch, RewardItem
-from learner.restore import Restorer
-from learner.rules import build_rule
-from learner.startup import LearnerArgs
+from learner.housekeeping import Housekeeper
+from learner.startup import LearnerArgs, start_learner
 from learner.storage import log_clock, open_storage
 
-from .durable import CALL, DIM, FINGERPRINT, K, N, decisions, learner_args, status
+from .durable import CALL, DIM, FINGERPRINT, K, decisions, learner_args, status
 from .hardware import write_result
 
 APP = "restart"
@@ -48,18 +43,13 @@ TAIL = CheckpointConfig().interval_events - 100
 def fill(args: LearnerArgs, events: int) -> None:
     """Write a log of so many events, and the checkpoint that a learner would have written last."""
     storage = open_storage(args.config, application=APP, fingerprint=FINGERPRINT, dim=DIM, holder="bench")
-    log, rule = storage.log, build_rule(args.config.rule)
-    log.begin(Genesis(MetagraphView.from_hotkeys([f"expert-{uid}" for uid in range(N)]), args.config.seed))
-    restorer = Restorer(log, rule, Expected(APP, log.id, args.config.rule.model_dump(), FINGERPRINT, DIM))
-    learner = Learner(
-        config=args.config,
-        rule=rule,
-        restored=restorer.newest(),
-        restorer=restorer,
-        dim=DIM,
-        fingerprint=FINGERPRINT,
-        log=log,
-        clock=log_clock(log),
+    learner, _ = start_learner(args, storage, log_clock(storage.log), on_crash=lambda: os._exit(1))
+    housekeeper = Housekeeper(
+        learner,
+        storage.checkpoints,
+        application=APP,
+        clock=log_clock(storage.log),
+        on_crash=lambda: os._exit(1),
     )
     rng = np.random.default_rng(0)
     saved_at = events - TAIL
@@ -77,23 +67,8 @@ def fill(args: LearnerArgs, events: int) -> None:
                 while learner.learn():
                     pass
                 if made == saved_at:
-                    save(learner, args, storage.checkpoints)
-    log.close()
-
-
-def save(learner: Learner, args: LearnerArgs, checkpoints: Any) -> None:
-    """Write a checkpoint as the housekeeping thread does."""
-    captured = learner.capture()
-    checkpoints.save(
-        captured.state,
-        application=APP,
-        log_id=learner.log.id,
-        epoch=learner.log.epoch,
-        decisions=captured.decisions,
-        rule=args.config.rule.model_dump(),
-        fingerprint=FINGERPRINT,
-        dim=DIM,
-    )
+                    housekeeper.save()
+    storage.log.close()
 
 
 def wait_until_it_learns(learner: Any, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from learner.checkpoint import Expected
 from learner.config import LearnerConfig, RuleConfig
 from learner.errors import UnknownVersionError
 from learner.evaluation import evaluate
@@ -27,14 +25,12 @@ from learner.storage import log_url, open_checkpoints
 from .config import SelectionArgs
 from .errors import PlotError
 from .evaluation_plot import draw_evaluation
-from .replay import find_application, find_rule
+from .progress import OnStart, OnVersion, replay_progress
+from .replay import expected_of, find_application, find_rule
 from .serve_config import ServeConfigError
 
 _MOST_HEADS = 500
 ESTIMATES = ("logged", "ips", "snips", "dr")
-
-OnStart = Callable[[int, int], None]
-"""Told the first and the last version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +98,7 @@ def plan_evaluation(
 
 
 def run_evaluation(
-    plan: Evaluate, *, on_start: OnStart | None = None, on_version: Callable[[int], None] | None = None
+    plan: Evaluate, *, on_start: OnStart | None = None, on_version: OnVersion | None = None
 ) -> dict[str, Any]:
     """Estimate, from a log that its learner may go on writing meanwhile.
 
@@ -124,19 +120,8 @@ def run_evaluation(
 
 def evaluate_with_progress(plan: Evaluate, console: Console) -> dict[str, Any]:
     """`run_evaluation` behind a progress bar."""
-    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("events"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("evaluate", total=None)
-        start = 0
-
-        def on_start(first: int, last: int) -> None:
-            nonlocal start
-            start = first
-            progress.update(task, total=last - first)
-
-        return run_evaluation(
-            plan, on_start=on_start, on_version=lambda version: progress.update(task, completed=version - start)
-        )
+    with replay_progress(console) as (on_start, on_version):
+        return run_evaluation(plan, on_start=on_start, on_version=on_version)
 
 
 def show_evaluation(result: Mapping[str, Any], console: Console) -> None:
@@ -189,7 +174,7 @@ def save_plot(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _evaluate(
-    plan: Evaluate, log: SqlEventLog, on_start: OnStart | None, on_version: Callable[[int], None] | None
+    plan: Evaluate, log: SqlEventLog, on_start: OnStart | None, on_version: OnVersion | None
 ) -> dict[str, Any]:
     started_s = time.monotonic()
     restorer, base = _base(plan, log)
@@ -226,13 +211,7 @@ def _evaluate(
 
 def _base(plan: Evaluate, log: SqlEventLog) -> tuple[Restorer, Restored]:
     """The state to begin with: as late as the first version allows."""
-    expected = Expected(
-        application=plan.application,
-        log_id=log.id,
-        rule=plan.rule.model_dump(),
-        fingerprint=log.fingerprint,
-        dim=log.dim,
-    )
+    expected = expected_of(plan.application, plan.rule, log)
     # A checkpoint of another rule knows nothing of this one.
     store = open_checkpoints(plan.config, plan.application) if plan.rule == plan.config.rule else None
     restorer = Restorer(log, build_rule(plan.rule), expected, store)

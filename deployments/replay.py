@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from learner.checkpoint import CheckpointStore, Expected, Manifest
 from learner.config import MEMORY_URL, LearnerConfig, RuleConfig
@@ -24,12 +22,10 @@ from learner.sql import SqlEventLog, read_sql_log
 from learner.storage import log_url, open_checkpoints, open_storage
 
 from .config import ServeArgs
+from .progress import OnStart, replay_progress
 from .serve_config import IMPORT_PATH, ServeConfigError, parse_args, read_serve_config, with_absolute_paths
 
 _CLAIM_S = 24 * 3600.0
-
-OnStart = Callable[[int, int], None]
-"""Told the first and the last version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +101,13 @@ def run_replay(replay: Replay, *, write_checkpoint: bool, on_start: OnStart, on_
 
 def replay_with_progress(replay: Replay, console: Console, *, write_checkpoint: bool) -> dict[str, Any]:
     """`run_replay` behind a progress bar."""
-    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("events"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("replay", total=None)
-        first = 0
-
-        def on_start(start: int, end: int) -> None:
-            nonlocal first
-            first = start
-            progress.update(task, total=end - start)
-
-        return run_replay(
-            replay,
-            write_checkpoint=write_checkpoint,
-            on_start=on_start,
-            on_batch=lambda version: progress.update(task, completed=version - first),
-        )
+    with replay_progress(console) as (on_start, on_batch):
+        return run_replay(replay, write_checkpoint=write_checkpoint, on_start=on_start, on_batch=on_batch)
 
 
 def _replay(replay: Replay, log: SqlEventLog, on_start: OnStart, on_batch: OnBatch) -> tuple[Restored, dict[str, Any]]:
     store = open_checkpoints(replay.config, replay.application)
-    restorer = Restorer(log, build_rule(replay.rule), _expected(replay, log))
+    restorer = Restorer(log, build_rule(replay.rule), expected_of(replay.application, replay.rule, log))
     base = restorer.beginning() if replay.start is None else _from_checkpoint(replay, restorer, store)
     first, last = base.state.version, log.last_seq if replay.upto is None else min(replay.upto, log.last_seq)
     on_start(first, last)
@@ -191,13 +173,10 @@ def _from_checkpoint(replay: Replay, restorer: Restorer, store: CheckpointStore 
     return restorer.saved(store, manifest) if same else restorer.afresh_in(store, manifest)
 
 
-def _expected(replay: Replay, log: SqlEventLog) -> Expected:
+def expected_of(application: str, rule: RuleConfig, log: SqlEventLog) -> Expected:
+    """What a checkpoint of that log and rule must be of."""
     return Expected(
-        application=replay.application,
-        log_id=log.id,
-        rule=replay.rule.model_dump(),
-        fingerprint=log.fingerprint,
-        dim=log.dim,
+        application=application, log_id=log.id, rule=rule.model_dump(), fingerprint=log.fingerprint, dim=log.dim
     )
 
 

@@ -14,6 +14,7 @@ from gating.metagraph import MetagraphView
 
 from .config import StrictModel
 from .errors import CheckpointCorruptError, CheckpointMismatchError
+from .ranges import to_ranges
 from .state import Held
 from .tenures import Tenures
 
@@ -196,14 +197,11 @@ class Expected:
 
 def held_to_ranges(held: Mapping[int, Held]) -> dict[str, tuple[tuple[int, int], ...]]:
     """Held events as reason -> (first, last) of consecutive sequence numbers, ascending."""
-    ranges: dict[str, list[tuple[int, int]]] = {}
-    for seq, reason in sorted(held.items()):
-        mine = ranges.setdefault(reason.value, [])
-        if mine and mine[-1][1] == seq - 1:
-            mine[-1] = (mine[-1][0], seq)
-        else:
-            mine.append((seq, seq))
-    return {reason: tuple(mine) for reason, mine in ranges.items()}
+    reasons = sorted({reason.value for reason in held.values()})
+    return {
+        name: tuple((first, last) for first, last in to_ranges(seq for seq, reason in held.items() if reason == name))
+        for name in reasons
+    }
 
 
 def held_from_ranges(ranges: Mapping[str, Iterable[tuple[int, int]]]) -> dict[int, Held]:

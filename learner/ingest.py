@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import ChainMap, Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -112,7 +112,7 @@ class Ingest:
         # The last decision that came from each replica; a replica sends its decisions in order.
         self._latest: dict[str, int] = {}
         # Decisions whose embedding is being erased: no more rewards are joined to them.
-        self._erasing: dict[str, None] = {}
+        self._erasing: dict[str, NDArray[np.float16] | None] = {}
         # What a failed commit may have written after all; None if the last one succeeded.
         self._doubtful: Draft | None = None
 
@@ -202,7 +202,7 @@ class Ingest:
                 self._network,
                 draft.at_s,
                 is_pending=lambda decision_id: self._may_still_arrive(decision_id, live),
-                staged={**draft.embeddings, **self._erasing},
+                staged=ChainMap(self._erasing, draft.embeddings),
             )
             draft.events += result.events
             draft.counters["rewards_accepted"] += result.accepted

@@ -158,9 +158,9 @@ class RewardJoin:
         for decision_id in decision_ids:
             if not self.knows(decision_id) and is_pending(decision_id):
                 raise DecisionPendingError(f"decision {decision_id} has not arrived yet; send the request again")
-        known = [decision_id for decision_id in decision_ids if self.knows(decision_id)]
-        embeddings = dict(staged or {})
-        embeddings.update(self._lookup.embeddings([key for key in dict.fromkeys(known) if key not in embeddings]))
+        known = [key for key in dict.fromkeys(decision_ids) if self.knows(key)]
+        embeddings = {key: staged[key] for key in known if key in staged} if staged else {}
+        embeddings.update(self._lookup.embeddings([key for key in known if key not in embeddings]))
         joining = _Joining(self, network, now_s, embeddings)
         for index, item in enumerate(items):
             joining.join_item(index, item)
