@@ -19,6 +19,8 @@ from .schemas import (
     CheckpointsResponse,
     FreezeRequest,
     FreezeResponse,
+    PromoteRequest,
+    PromoteResponse,
     QuarantineQuery,
     QuarantineResponse,
     RollbackRequest,
@@ -37,6 +39,7 @@ def add_admin(api: FastAPI, gate: Gate) -> None:
     _add_checkpoints(api, gate)
     _add_versions(api, gate)
     _add_quarantine(api, gate)
+    _add_rules(api, gate)
 
     @api.post("/v1/admin/{action}", include_in_schema=False)
     async def unknown(request: Request, action: str) -> Response:
@@ -80,6 +83,14 @@ def _add_versions(api: FastAPI, gate: Gate) -> None:
         author, body = await admit(request, gate, "admin")
         to = parse_body(request, body, RollbackRequest)
         return json_response(await ask(gate.learner.rollback(to.version, to.checkpoint, author.id)))
+
+
+def _add_rules(api: FastAPI, gate: Gate) -> None:
+    @api.post("/v1/admin/promote", **documented(PromoteRequest, PromoteResponse, also=_UNKNOWN))
+    async def promote(request: Request) -> Response:
+        author, body = await admit(request, gate, "admin")
+        label = parse_body(request, body, PromoteRequest).rule
+        return json_response(await ask(gate.learner.promote(label, author.id)))
 
 
 def _add_quarantine(api: FastAPI, gate: Gate) -> None:

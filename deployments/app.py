@@ -65,7 +65,9 @@ class GateReplica:
             max_queue_tokens=args.serving.max_queue_tokens,
             threads=args.encoder.threads,
         )
-        self._learner_args = LearnerArgs(context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint)
+        self._learner_args = LearnerArgs(
+            context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint, args.selection.build()
+        )
         self._learner = RayLearner(self._learner_args, num_cpus=args.replica.learner_num_cpus)
         self._decisions = DecisionBuffer(
             self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions

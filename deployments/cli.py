@@ -1,4 +1,4 @@
-"""The command line: `tidegate serve | demo | status | replay | evaluate | key | down`."""
+"""The command line: `tidegate serve | demo | status | promote | replay | evaluate | key | down`."""
 
 from __future__ import annotations
 
@@ -104,6 +104,28 @@ def status(url: Url = DEFAULT_URL, api_key_env: KeyEnv = None, json_output: Json
         raise typer.Exit(2) from error
     with client:
         raise typer.Exit(show_status(client, console, json_output))
+
+
+@app.command()
+def promote(
+    rule: Annotated[str, typer.Argument(metavar="RULE", help="The shadow's label; by default a rule's name.")],
+    url: Url = DEFAULT_URL,
+    api_key_env: KeyEnv = None,
+    json_output: Json = False,
+) -> None:
+    """Let a shadow rule serve from now on; the rule that served learns on as a shadow."""
+    from .client import GateClient, GateError
+
+    try:
+        with GateClient(url, api_key=_api_key("promote", api_key_env)) as client:
+            version = client.promote(rule)
+    except (ValueError, GateError) as error:
+        errors.print(f"[red]tidegate promote:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    if json_output:
+        console.print_json(data={"rule": rule, "version": version})
+    else:
+        console.print(f"{rule} serves from version {version} on", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

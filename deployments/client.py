@@ -222,6 +222,11 @@ class GateClient:
         body = {"version": version} if checkpoint is None else {"checkpoint": checkpoint}
         return self._parse(build_rollback, self._call("POST", "/v1/admin/rollback", body))
 
+    def promote(self, rule: str) -> int:
+        """Let the shadow rule of this label serve; answers the version from which on it does."""
+        answer = self._call("POST", "/v1/admin/promote", {"rule": rule})
+        return self._parse(lambda promoted: int(promoted["version"]), answer)
+
     def quarantine(self, *, after: int = 0, limit: int = 100) -> Quarantine:
         """The events that are in the log and not in the weights: those after that place, at most `limit`."""
         answer = self._call("GET", f"/v1/admin/quarantine?after={after}&limit={limit}")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from learner.config import LearnerConfig, RuleConfig
+from learner.config import LearnerConfig, RuleConfig, settings_of
 from learner.errors import UnknownVersionError
 from learner.evaluation import evaluate
 from learner.prequential import Target, collect_evidence, gather
@@ -197,7 +197,7 @@ def _evaluate(
         "application": plan.application,
         "log_id": log.id,
         "selection": plan.selection.model_dump(),
-        "rule": plan.rule.model_dump(),
+        "rule": settings_of(plan.rule),
         "k": plan.k,
         "from": first,
         "to": last,
@@ -214,7 +214,7 @@ def _base(plan: Evaluate, log: SqlEventLog) -> tuple[Restorer, Restored]:
     expected = expected_of(plan.application, plan.rule, log)
     # A checkpoint of another rule knows nothing of this one.
     store = open_checkpoints(plan.config, plan.application) if plan.rule == plan.config.rule else None
-    restorer = Restorer(log, build_rule(plan.rule), expected, store)
+    restorer = Restorer(log, build_rule(plan.rule), expected, store, only_this_rule=True)
     if plan.first is not None:
         return restorer, restorer.at(plan.first)
     is_whole = log.last_seq == 0 or log.first_seq() == 1

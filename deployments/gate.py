@@ -17,6 +17,7 @@ from learner.errors import (
     OverloadedError,
     RepeatedUidError,
     UnknownEventError,
+    UnknownRuleError,
     UnknownUidError,
     UnknownVersionError,
 )
@@ -40,6 +41,7 @@ _PROBLEMS: dict[type, tuple[int, str, int | None]] = {
     OverloadedError: (429, "overloaded", 1),
     RepeatedUidError: (422, "repeated_uid", None),
     UnknownEventError: (404, "unknown_event", None),
+    UnknownRuleError: (404, "unknown_rule", None),
     UnknownUidError: (422, "unknown_uid", None),
     UnknownVersionError: (404, "unknown_version", None),
 }

@@ -54,6 +54,10 @@ class LearnerClient(Protocol):
         """Publish an earlier version's weights, or a checkpoint's, as a new one; what was learned since is held."""
         ...
 
+    async def promote(self, label: str, author: str) -> dict[str, Any]:
+        """Let a shadow rule serve."""
+        ...
+
     async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
         """How many events are held, and those after that place in the log."""
         ...

@@ -95,6 +95,11 @@ class RayLearner:
         result: dict[str, Any] = await self._operate("rollback", version, checkpoint, author)
         return result
 
+    async def promote(self, label: str, author: str) -> dict[str, Any]:
+        """See `LearnerClient`."""
+        promoted: dict[str, Any] = await self._operate("promote", label, author)
+        return promoted
+
     async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
         """See `LearnerClient`."""
         held: tuple[int, list[HeldEvent]] = await self._operate("quarantine", after, limit)

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from learner.checkpoint import CheckpointStore, Expected, Manifest
-from learner.config import MEMORY_URL, LearnerConfig, RuleConfig
+from learner.config import MEMORY_URL, LearnerConfig, RuleConfig, settings_of
 from learner.errors import LogError, WrongLogError
 from learner.restore import OnBatch, Restored, Restorer
 from learner.rules import build_rule
@@ -36,6 +36,7 @@ class Replay:
         application: whose log.
         config: of its learner, with absolute paths.
         rule: with which rule and settings.
+        as_logged: with the rules that have served, in their turn; `rule` is then only the configured one.
         start: the checkpoint to begin with; None: the beginning of the log.
         upto: the last version; None: the end of the log.
     """
@@ -43,6 +44,7 @@ class Replay:
     application: str
     config: LearnerConfig
     rule: RuleConfig
+    as_logged: bool = False
     start: str | None = None
     upto: int | None = None
 
@@ -55,7 +57,7 @@ def plan_replay(config: Path, app: str | None, rule: str | None, start: str | No
     """
     name, args = find_application(config, app)
     learner = args.learner
-    return Replay(name, learner, find_rule(rule, learner.rule), start, upto)
+    return Replay(name, learner, find_rule(rule, learner.rule), rule is None, start, upto)
 
 
 def find_application(config: Path, app: str | None) -> tuple[str, ServeArgs]:
@@ -107,7 +109,8 @@ def replay_with_progress(replay: Replay, console: Console, *, write_checkpoint: 
 
 def _replay(replay: Replay, log: SqlEventLog, on_start: OnStart, on_batch: OnBatch) -> tuple[Restored, dict[str, Any]]:
     store = open_checkpoints(replay.config, replay.application)
-    restorer = Restorer(log, build_rule(replay.rule), expected_of(replay.application, replay.rule, log))
+    expected = expected_of(replay.application, replay.rule, log)
+    restorer = Restorer(log, build_rule(replay.rule), expected, only_this_rule=not replay.as_logged)
     base = restorer.beginning() if replay.start is None else _from_checkpoint(replay, restorer, store)
     first, last = base.state.version, log.last_seq if replay.upto is None else min(replay.upto, log.last_seq)
     on_start(first, last)
@@ -118,7 +121,7 @@ def _replay(replay: Replay, log: SqlEventLog, on_start: OnStart, on_batch: OnBat
     return restored, {
         "application": replay.application,
         "log_id": log.id,
-        "rule": replay.rule.model_dump(),
+        "rule": state.identity.settings,
         "from": replay.start or "the beginning of the log",
         "first": first,
         "version": state.version,
@@ -145,6 +148,9 @@ def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_bat
     )
     try:
         restored, result = _replay(replay, log, on_start, on_batch)
+        if not replay.as_logged:
+            # Other rules may have served before: no rollback may go behind this.
+            restored.state.served_since = restored.state.version
         # Nothing may come of it if another has the log by now.
         storage.log.renew()
         if storage.checkpoints is None:
@@ -155,7 +161,6 @@ def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_bat
             log_id=log.id,
             epoch=storage.log.epoch,
             decisions=restored.decisions,
-            rule=replay.rule.model_dump(),
             fingerprint=log.fingerprint,
             dim=log.dim,
         )
@@ -169,14 +174,15 @@ def _from_checkpoint(replay: Replay, restorer: Restorer, store: CheckpointStore 
     manifest: Manifest = store.find(replay.start or "")
     if manifest.log_id != restorer.log.id:
         raise WrongLogError(f"checkpoint {manifest.name} belongs to log {manifest.log_id}, this is {restorer.log.id}")
-    same = manifest.rule == replay.rule.model_dump()
-    return restorer.saved(store, manifest) if same else restorer.afresh_in(store, manifest)
+    settings = settings_of(replay.rule)
+    knows_it = settings == manifest.rule or any(settings == shadow.rule for shadow in manifest.shadows.values())
+    return restorer.saved(store, manifest) if knows_it else restorer.afresh_in(store, manifest)
 
 
 def expected_of(application: str, rule: RuleConfig, log: SqlEventLog) -> Expected:
     """What a checkpoint of that log and rule must be of."""
     return Expected(
-        application=application, log_id=log.id, rule=rule.model_dump(), fingerprint=log.fingerprint, dim=log.dim
+        application=application, log_id=log.id, rule=settings_of(rule), fingerprint=log.fingerprint, dim=log.dim
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from learner.checkpoint import Expected
+from learner.config import settings_of
 from learner.errors import CheckpointError
 from learner.rules import build_rule
 from learner.snapshot_source import load_snapshot
@@ -20,9 +21,10 @@ def load_saved_weights(args: LearnerArgs) -> HeadSnapshot | None:
     expected = Expected(
         application=args.app,
         log_id=None,
-        rule=args.config.rule.model_dump(),
+        rule=settings_of(args.config.rule),
         fingerprint=args.fingerprint,
         dim=args.dim,
+        shadows=tuple(map(settings_of, args.config.shadow)),
     )
     try:
         store = open_checkpoints(args.config, args.app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -101,6 +101,12 @@ class RollbackRequest(Request):
         if (self.version is None) == (self.checkpoint is None):
             raise ValueError("give either version or checkpoint")
         return self
+
+
+class PromoteRequest(Request):
+    """Let a shadow rule serve; the rule that served becomes a shadow."""
+
+    rule: str = Field(min_length=1, max_length=64, description="the shadow's label; by default a rule's name")
 
 
 class QuarantineQuery(BaseModel):
@@ -240,6 +246,25 @@ class RollbackResponse(BaseModel):
     restored: int
     version: int
     quarantined: int
+
+
+class RuleFigures(BaseModel):
+    """A rule that learns: whether it serves, since which version it learns, and what it would have earned."""
+
+    serves: bool
+    learns_since: int
+    served_since: int | None = None
+    moving_loss: float | None
+    refused: int | None = None
+    would_earn: dict[str, Any] | None = None
+
+
+class PromoteResponse(BaseModel):
+    """The rule that serves now, the version from which on it does, and all rules by label."""
+
+    rule: str
+    version: int
+    rules: dict[str, RuleFigures]
 
 
 class HeldReward(BaseModel):

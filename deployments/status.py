@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -95,6 +95,7 @@ def render_status(state: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [
         _headline(state, learner),
         _pairs("learner", LEARNER_ROWS, learner),
+        *_rules(learner),
         *_durability(learner),
         _pairs("metagraph", METAGRAPH_ROWS, _mapping(state.get("metagraph"))),
         _replicas(state.get("replicas")),
@@ -141,6 +142,42 @@ def _table(title: str) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     return table
+
+
+def _rules(learner: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """The rules side by side, where there are shadows, and an alarm that is on."""
+    drift = _mapping(learner.get("drift"))
+    if drift.get("active"):
+        rise = f"from {_plain(drift.get('loss_before'))} to {_plain(drift.get('loss_after'))}"
+        yield Text(f"drift: the loss rose {rise} at version {_plain(drift.get('last_version'))}", style="bold red")
+    rules = _mapping(learner.get("rules"))
+    if len(rules) < 2:
+        return
+    table = Table(title="rules: what each would have earned", title_justify="left", padding=0)
+    for heading in ("rule", "serves", "loss", "reward", "95% interval", "better by", "of decisions"):
+        table.add_column(heading, justify="left" if heading == "rule" else "right", overflow="fold")
+    for label, rule in rules.items():
+        table.add_row(label, *map(Text, _rule_cells(_mapping(rule))))
+    yield table
+
+
+def _rule_cells(rule: Mapping[str, Any]) -> tuple[str, ...]:
+    earns = _mapping(rule.get("would_earn"))
+    better = _mapping(earns.get("better_by"))
+    return (
+        _plain(rule.get("serves")),
+        _plain(rule.get("moving_loss")),
+        _plain(earns.get("value")) if earns.get("status") == "ok" else _plain(earns.get("status")),
+        _interval(earns),
+        f"{_plain(better.get('value'))} ({_interval(better)})" if better.get("status") == "ok" else "-",
+        _plain(earns.get("decisions")),
+    )
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    if estimate.get("status") != "ok":
+        return "-"
+    return f"{_plain(estimate.get('low'))} to {_plain(estimate.get('high'))}"
 
 
 def _add_rows(table: Table, rows: tuple[tuple[str, str], ...], values: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from ray.util.metrics import Gauge
 from gating.metagraph import MetagraphView
 
 from .checkpoint import Manifest
+from .comparison import ComparisonLoop
 from .config import ChainConfig, LearnerConfig
 from .core import ExplainedDecision, HeldEvent, ResyncSummary
 from .draft import Stage
@@ -39,6 +40,7 @@ from .errors import (
 from .events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, RewardReport, Wait
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
+from .learning import Progress
 from .loop import LearningLoop
 from .nonces import NonceStore, NonceVerdict
 from .signals import Signal
@@ -90,6 +92,34 @@ class _ChainGauges:
         self._cause = cause
 
 
+class _LearningGauges:
+    """How well the rule tells rewards lately, and the alarm for when that gets worse."""
+
+    def __init__(self, app: str) -> None:
+        self._tags = {"application": app}
+        self._loss = Gauge(
+            "tidegate_moving_loss",
+            "Mean loss of the last 500 learned events, each before its step.",
+            ("application",),
+        )
+        self._reward = Gauge("tidegate_moving_reward", "Mean reward of the last 500 learned events.", ("application",))
+        self._drifting = Gauge(
+            "tidegate_drift_active",
+            "1 while losses have risen beyond chance and not come down.",
+            ("application",),
+        )
+        self._alarms = Gauge("tidegate_drift_alarms", "Times that losses have risen beyond chance.", ("application",))
+
+    def set(self, progress: Progress) -> None:
+        """Take over the learner's figures."""
+        means = progress.describe()
+        for gauge, value in ((self._loss, means["moving_loss"]), (self._reward, means["moving_reward"])):
+            if value is not None:
+                gauge.set(value, self._tags)
+        self._drifting.set(int(progress.drift.active), self._tags)
+        self._alarms.set(progress.drift.alarms, self._tags)
+
+
 class LearnerActor:
     """One application's learner. See `LearnerArgs`."""
 
@@ -116,13 +146,14 @@ class LearnerActor:
         self._published: _Published | None = None
         self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
         self._chain_gauges = _ChainGauges(args.app)
+        self._learning_gauges = _LearningGauges(args.app)
         try:
             self._learner, self._follower = start_learner(args, self._storage, self._clock, on_crash=_crash)
         except LearnerError:
             self._storage.log.close()
             raise
         self._build_threads(args)
-        for thread in (self._committer, self._loop, self._housekeeper):
+        for thread in (self._committer, self._loop, self._housekeeper, self._comparing):
             thread.start()
         self._follower.start(self._resync)
         threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
@@ -145,6 +176,8 @@ class LearnerActor:
             on_learned=self._changed.notify,
             on_crash=_crash,
         )
+
+        self._comparing = ComparisonLoop(self._learner.compare, interval_s=args.config.compare_interval_s)
 
     async def check_args(self, config: LearnerConfig, chain: ChainConfig, fingerprint: str) -> None:
         """Whether this learner is the one that a replica wants.
@@ -170,6 +203,7 @@ class LearnerActor:
         if self._args.chain.source != "roster":
             # A roster is read on request only, and is not stale for being left alone.
             self._chain_gauges.set(self._follower.describe())
+        self._learning_gauges.set(self._learner.progress)
         have = (status.epoch, status.version)
         await self._changed.wait_until(
             lambda: self._published is not None and self._published.snapshot.order != have, wait_s
@@ -259,6 +293,19 @@ class LearnerActor:
         held, _ = self._learner.held_events(after=0, limit=0)
         return {"restored": summary.restored, "version": summary.seq, "quarantined": held}
 
+    async def promote(self, label: str, author: str) -> dict[str, Any]:
+        """Let a shadow serve; see `Learner.stage_promotion`.
+
+        Raises:
+            UnknownRuleError: there is no such shadow.
+        """
+        async with self._saving:
+            seq = await self._commit(self._learner.stage_promotion(label, author))
+            if await self._wait_until_published(seq) and self._storage.checkpoints is not None:
+                # So that a start whose configuration has the new rule only finds a checkpoint of it.
+                await asyncio.to_thread(self._housekeeper.save)
+        return {"rule": label, "version": seq, "rules": self._learner.describe()["rules"]}
+
     async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
         """See `Learner.held_events`."""
         return await asyncio.to_thread(self._learner.held_events, after, limit)
@@ -333,6 +380,7 @@ class LearnerActor:
         await asyncio.to_thread(self._finish)
 
     def _finish(self) -> None:
+        self._comparing.stop()
         self._committer.stop()
         self._loop.stop()
         self._housekeeper.stop()

@@ -8,10 +8,9 @@ import re
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 from .checkpoint_files import ASIDE, open_folders
-from .checkpoint_manifest import Expected, Manifest, SavedTenures, held_to_ranges
+from .checkpoint_manifest import Expected, Manifest, SavedShadow, SavedTenures, held_to_ranges
 from .checkpoint_tensors import pack, unpack
 from .errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError, UnknownVersionError
 from .state import LearnerState
@@ -54,7 +53,6 @@ class CheckpointStore:
         log_id: str,
         epoch: int,
         decisions: int,
-        rule: dict[str, Any],
         fingerprint: str,
         dim: int,
     ) -> Manifest:
@@ -66,7 +64,6 @@ class CheckpointStore:
             log_id: the event log's UUID.
             epoch: the writer's epoch in that log.
             decisions: how many of the log's decisions are counted in the statistics.
-            rule: the rule's name and all its settings.
             fingerprint: of the encoder.
             dim: width of its embeddings.
 
@@ -85,7 +82,14 @@ class CheckpointStore:
             version=state.version,
             decisions=decisions,
             view=state.view,
-            rule=rule,
+            rule=state.identity.settings,
+            rule_label=state.identity.label,
+            rule_since=state.identity.since,
+            served_since=state.served_since,
+            shadows={
+                label: SavedShadow(rule=shadow.identity.settings, since=shadow.identity.since)
+                for label, shadow in state.shadows.items()
+            },
             fingerprint=fingerprint,
             dim=dim,
             frozen=state.frozen,

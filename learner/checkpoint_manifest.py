@@ -50,6 +50,19 @@ class SavedTenures(StrictModel):
         return Tenures(dict(self.since), {uid: set(hotkeys) for uid, hotkeys in self.former_hotkeys.items()})
 
 
+class SavedShadow(StrictModel):
+    """A rule that learns without serving."""
+
+    rule: dict[str, Any]
+    """Its name and all its settings."""
+    since: int = Field(ge=0)
+    """The version after which it began to learn."""
+
+
+_SINCE_SHADOWS: dict[str, Any] = {"rule_label": "", "rule_since": 0, "served_since": 0, "shadows": {}}
+"""Fields that older manifests lack: they are not written while they have these values."""
+
+
 class Manifest(StrictModel):
     """One checkpoint: what it is of, and how to tell whether it is whole."""
 
@@ -75,7 +88,15 @@ class Manifest(StrictModel):
     view: MetagraphView
     """The network as of `version`."""
     rule: dict[str, Any]
-    """The rule's name and all its settings."""
+    """Name and all settings of the rule that serves."""
+    rule_label: str = ""
+    """What it is called."""
+    rule_since: int = Field(default=0, ge=0)
+    """The version after which it began to learn."""
+    served_since: int = Field(default=0, ge=0)
+    """The version that has let it serve."""
+    shadows: dict[str, SavedShadow] = Field(default_factory=dict)
+    """The rules that learn without serving, by label."""
     fingerprint: str
     """Of the encoder whose embeddings the weights are for."""
     dim: int = Field(ge=1)
@@ -101,7 +122,9 @@ class Manifest(StrictModel):
 
     def expected_checksum(self) -> str:
         """What `checksum` has to be."""
-        return hashlib.sha256(_canonical(self.model_dump(mode="json", exclude={"checksum"}))).hexdigest()
+        content = self._content()
+        del content["checksum"]
+        return hashlib.sha256(_canonical(content)).hexdigest()
 
     def sealed(self) -> Manifest:
         """The same manifest with its checksum."""
@@ -109,7 +132,11 @@ class Manifest(StrictModel):
 
     def to_json(self) -> bytes:
         """The text that is written: canonical JSON."""
-        return _canonical(self.model_dump(mode="json"))
+        return _canonical(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        content = self.model_dump(mode="json")
+        return {key: value for key, value in content.items() if _SINCE_SHADOWS.get(key, self) != value}
 
     @classmethod
     def from_json(cls, text: bytes) -> Manifest:
@@ -161,11 +188,15 @@ class Manifest(StrictModel):
         """
         for attribute in ("application", "fingerprint", "dim", "log_id", "rule"):
             wanted, got = getattr(expected, attribute), getattr(self, attribute)
-            if attribute == "log_id" and wanted is None:
+            if wanted is None or (attribute == "rule" and self._may_serve(expected)):
                 continue
             if _canonical(wanted) != _canonical(got):
                 differs = f"{attribute} {_canonical(got).decode()}, expected {_canonical(wanted).decode()}"
                 raise CheckpointMismatchError(f"checkpoint {self.name} has the {differs}; {self._remedy(attribute)}")
+
+    def _may_serve(self, expected: Expected) -> bool:
+        """Whether a promotion, before or after this checkpoint, explains that another rule serves."""
+        return self.rule in expected.shadows or any(expected.rule == shadow.rule for shadow in self.shadows.values())
 
     def _remedy(self, attribute: str) -> str:
         if attribute in _REMEDIES:
@@ -183,16 +214,18 @@ class Expected:
     Attributes:
         application: the application's name.
         log_id: the event log's UUID; None where any will do.
-        rule: the rule's name and all its settings, as `RuleConfig.model_dump()` gives them.
+        rule: the rule's name and all its settings, as `config.settings_of` gives them; None where any will do.
         fingerprint: of the encoder.
         dim: width of its embeddings.
+        shadows: the settings of further rules, any of which may have served.
     """
 
     application: str
     log_id: str | None
-    rule: dict[str, Any]
+    rule: dict[str, Any] | None
     fingerprint: str
     dim: int
+    shadows: tuple[dict[str, Any], ...] = ()
 
 
 def held_to_ranges(held: Mapping[int, Held]) -> dict[str, tuple[tuple[int, int], ...]]:

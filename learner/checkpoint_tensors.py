@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .checkpoint_manifest import Manifest, held_from_ranges
 from .errors import CheckpointCorruptError, CheckpointError
-from .state import LearnerState, RuleState, UidStatistics
+from .state import LearnerState, RuleIdentity, RuleState, Shadow, UidStatistics
 
 _DTYPES = {torch.float16, torch.float32, torch.float64, torch.int32, torch.int64, torch.uint8, torch.bool}
 _STATISTICS = {"selections": np.int64, "rewards": np.int64, "reward_sum": np.float64, "resets": np.int64}
@@ -25,8 +26,11 @@ def pack(state: LearnerState) -> bytes:
     Raises:
         CheckpointError: a number is not finite, or the rows are not those of the view.
     """
-    tensors = {f"rows.{name}": tensor for name, tensor in state.rule.rows.items()}
-    tensors |= {f"shared.{name}": tensor for name, tensor in state.rule.shared.items()}
+    rules = {"": state.rule} | {f"{label}/": shadow.rule for label, shadow in state.shadows.items()}
+    tensors: dict[str, Tensor] = {}
+    for owner, rule in rules.items():
+        tensors |= {f"{owner}rows.{name}": tensor for name, tensor in rule.rows.items()}
+        tensors |= {f"{owner}shared.{name}": tensor for name, tensor in rule.shared.items()}
     for name in _STATISTICS:
         tensors[f"statistics.{name}"] = torch.from_numpy(getattr(state.statistics, name))
     wrong = _not_finite(tensors)
@@ -34,8 +38,9 @@ def pack(state: LearnerState) -> bytes:
         wrong.append("view.stake")
     if wrong:
         raise CheckpointError(f"{', '.join(wrong)} holds numbers that are not finite; such a state is not saved")
-    if misfit := _misfit(state.rule.rows, state.view.n):
-        raise CheckpointError(f"{misfit}; such a state is not saved")
+    for rule in rules.values():
+        if misfit := _misfit(rule.rows, state.view.n):
+            raise CheckpointError(f"{misfit}; such a state is not saved")
     # A copy each: safetensors takes neither strided tensors nor two that share memory.
     return save({name: _copied(tensor) for name, tensor in tensors.items()})
 
@@ -46,17 +51,24 @@ def unpack(content: bytes, manifest: Manifest) -> LearnerState:
     Raises:
         CheckpointCorruptError: the file is no safetensors file, lacks something, or does not go with the manifest.
     """
-    parts = _parts(content)
-    if misfit := _misfit(parts["rows"], manifest.view.n):
-        raise CheckpointCorruptError(misfit)
+    rules, statistics = _parts(content, manifest.shadows)
+    for rule in rules.values():
+        if misfit := _misfit(rule.rows, manifest.view.n):
+            raise CheckpointCorruptError(misfit)
     state = LearnerState(
         view=manifest.view,
-        rule=RuleState(rows=parts["rows"], shared=parts["shared"]),
-        statistics=_statistics(parts["statistics"], manifest.view.n),
+        rule=rules.pop(""),
+        statistics=_statistics(statistics, manifest.view.n),
         tenures=manifest.tenures.restored(),
         version=manifest.version,
         frozen=manifest.frozen,
         held=held_from_ranges(manifest.held),
+        identity=RuleIdentity(manifest.rule_label, manifest.rule, manifest.rule_since),
+        served_since=manifest.served_since,
+        shadows={
+            label: Shadow(RuleIdentity(label, manifest.shadows[label].rule, manifest.shadows[label].since), rule)
+            for label, rule in rules.items()
+        },
     )
     if state.digest() != manifest.digest:
         raise CheckpointCorruptError("the tensors were altered: their digest is not that of the manifest")
@@ -79,21 +91,26 @@ def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _parts(content: bytes) -> dict[str, dict[str, Tensor]]:
+def _parts(content: bytes, shadows: Iterable[str]) -> tuple[dict[str, RuleState], dict[str, Tensor]]:
+    """What each rule knows, the one that serves by "" and shadows by label, and the statistics."""
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointCorruptError(f"the tensors are no safetensors file: {error}") from error
     if wrong := _not_finite(tensors):
         raise CheckpointCorruptError(f"{', '.join(wrong)} holds numbers that are not finite")
-    parts: dict[str, dict[str, Tensor]] = {"rows": {}, "shared": {}, "statistics": {}}
+    rules = {label: RuleState({}) for label in ("", *shadows)}
+    statistics: dict[str, Tensor] = {}
+    parts = {f"{label}/" if label else "": {"rows": rule.rows, "shared": rule.shared} for label, rule in rules.items()}
+    parts[""]["statistics"] = statistics
     for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        if part not in parts or tensor.dtype not in _DTYPES:
+        part, _, rest = name.rpartition("/")[2].partition(".")
+        owner = name[: -len(f"{part}.{rest}")]
+        if part not in parts.get(owner, {}) or tensor.dtype not in _DTYPES:
             raise CheckpointCorruptError(f"the tensors hold {name!r} of {tensor.dtype}, which is no part of a state")
         # Memory of torch's own, aligned as it was when learned live: sums over unaligned rows may round otherwise.
-        parts[part][rest] = _copied(tensor)
-    return parts
+        parts[owner][part][rest] = _copied(tensor)
+    return rules, statistics
 
 
 def _statistics(tensors: dict[str, Tensor], n: int) -> UidStatistics:

@@ -19,6 +19,8 @@ NewRow = Literal["pool", "xavier", "zeros"]
 class RuleSettings(StrictModel):
     """What every rule has."""
 
+    label: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """What to call it where several rules learn; by default its name. It changes nothing about what is learned."""
     new_row: NewRow = "pool"
     """How the row of a new owner starts: as the mean of the rows that have learned something (`pool`), at random
     (`xavier`), or knowing nothing (`zeros`)."""
@@ -68,6 +70,17 @@ class PooledRidgeConfig(RuleSettings):
 
 
 RuleConfig = Annotated[SoftmaxMseConfig | AdagradConfig | PooledRidgeConfig, Field(discriminator="name")]
+"""A rule and its settings."""
+
+
+def label_of(rule: RuleConfig) -> str:
+    """What the rule is called."""
+    return rule.label or rule.name
+
+
+def settings_of(rule: RuleConfig) -> dict[str, Any]:
+    """All that makes a difference to what is learned, as checkpoints and the log keep it."""
+    return rule.model_dump(exclude={"label"})
 
 
 class _Chain(StrictModel):
@@ -175,6 +188,10 @@ class LearnerConfig(StrictModel):
 
     rule: RuleConfig = AdagradConfig()
     """The learning rule and its settings."""
+    shadow: tuple[RuleConfig, ...] = ()
+    """Further rules, which learn from the same rewards without serving anybody; `tidegate promote` lets one serve."""
+    compare_interval_s: float = Field(5.0, gt=0)
+    """With shadows: how often all rules are judged on the decisions that were rewarded meanwhile."""
     log: LogConfig = LogConfig()
     """The event log."""
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -197,6 +214,17 @@ class LearnerConfig(StrictModel):
     """The learner exits after this long without a subscriber."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of fresh rows."""
+
+    @model_validator(mode="after")
+    def _rules_can_be_told_apart(self) -> LearnerConfig:
+        rules = (self.rule, *self.shadow)
+        for what, names in (("label", list(map(label_of, rules))), ("setting", list(map(settings_of, rules)))):
+            twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+            if twice is not None:
+                raise ValueError(
+                    f"two rules have the same {what}s: {twice}; give each a `label` and settings of its own"
+                )
+        return self
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> LearnerConfig:

@@ -8,6 +8,7 @@ that was earned before.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,17 +16,27 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from .config import LearnerConfig
+from gating.policies import Policy, TailExploration
+
+from .comparison import Comparison, Heads
+from .config import LearnerConfig, label_of, settings_of
 from .draft import Stage
-from .errors import LogUnavailableError, UnknownEventError, UnknownVersionError
+from .errors import (
+    LogUnavailableError,
+    UnknownEventError,
+    UnknownRuleError,
+    UnknownVersionError,
+)
 from .event_log import Chosen, EventLog
 from .events import Action, Decision, Reported, RewardEvent
 from .ingest import Ingest, ResyncSummary
-from .learning import Learning, free_to_settle
+from .learning import Learning, Progress, free_to_settle
 from .ranges import to_ranges
 from .restore import Restored, Restorer
 from .rules import Rule
 from .state import HeadSnapshot, Held, LearnerState, build_snapshot
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Captured", "ExplainedDecision", "HeldEvent", "Learner", "ResyncSummary", "RollbackSummary"]
 
@@ -68,7 +79,6 @@ class Learner(Ingest):
 
     Args:
         config: how to learn.
-        rule: the learning rule.
         restored: what has been learned up to the end of the log.
         restorer: rebuilds earlier states, for rollbacks.
         dim: width of the embeddings.
@@ -76,13 +86,13 @@ class Learner(Ingest):
         log: where events are kept before they are acknowledged.
         clock: seconds on the log's clock.
         on_hotkey_swap: whether an owner that exchanged its own hotkey keeps its row.
+        policy: how uids are chosen by the scores; for the comparison of rules only.
     """
 
     def __init__(
         self,
         *,
         config: LearnerConfig,
-        rule: Rule,
         restored: Restored,
         restorer: Restorer,
         dim: int,
@@ -90,6 +100,7 @@ class Learner(Ingest):
         log: EventLog,
         clock: Callable[[], float],
         on_hotkey_swap: Literal["keep", "reset"] = "keep",
+        policy: Policy | None = None,
     ) -> None:
         super().__init__(
             config=config,
@@ -101,19 +112,36 @@ class Learner(Ingest):
             state=restored.state,
             on_decisions=self._count_selections,
         )
-        self.rule = rule
         self.saved_version = restored.saved
         """The version of the checkpoint that the state was restored from, -1 for none."""
         self._state_lock = threading.Lock()
         self._restorer = restorer
-        self._learning = Learning(rule, restored.state, log, lambda version: restorer.at(version).state)
+        self._learning = Learning(
+            restorer.rule_that_serves(restored.state),
+            restored.state,
+            log,
+            lambda version: restorer.at(version).state,
+            restorer.book,
+        )
         self._learning.progress = restored.progress
+        self._comparison = Comparison(policy or TailExploration())
+        self._learning.on_learning = self._comparison.note
         self._count_selections(log.chosen_after(restored.decisions))
 
     @property
     def version(self) -> int:
         """The last log sequence number that has been learned."""
         return self._learning.state.version
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that serves."""
+        return self._learning.rule
+
+    @property
+    def progress(self) -> Progress:
+        """Figures of what was learned lately."""
+        return self._learning.progress
 
     @property
     def frozen(self) -> bool:
@@ -128,9 +156,42 @@ class Learner(Ingest):
         """
         if not 0 <= version <= self.version:
             raise UnknownVersionError(f"there is no version {version}; versions go from 0 to {self.version}")
+        state = self._learning.state
+        if version < state.served_since:
+            raise UnknownVersionError(
+                f"version {version} was served by another rule; {state.identity.label} serves since version "
+                f"{state.served_since}. Promote the other rule to have it back"
+            )
         target = self._restorer.batch_at(version)
         stage_action = self.stage_action(Action.ROLLBACK, author, {"version": target})
         return lambda draft: RollbackSummary(target, stage_action(draft))
+
+    def stage_promotion(self, label: str, author: str) -> Stage[int]:
+        """Let a shadow serve; the rule that served becomes a shadow.
+
+        Raises:
+            UnknownRuleError: there is no such shadow.
+        """
+        with self._state_lock:
+            labels = list(self._learning.state.shadows)
+        if label not in labels:
+            raise UnknownRuleError(f"there is no shadow rule {label!r}; there are {', '.join(labels) or 'none'}")
+        return self.stage_action(Action.PROMOTE, author, {"label": label})
+
+    def take_configured_shadows(self) -> None:
+        """Log which shadows there are from here on, if they are not those of the configuration."""
+        with self._state_lock:
+            identity = self._learning.state.identity
+            present = {label: shadow.identity.settings for label, shadow in self._learning.state.shadows.items()}
+        wanted = {label_of(rule): settings_of(rule) for rule in (self.config.rule, *self.config.shadow)}
+        # The restorer has seen to it that the rule that serves is one of them.
+        label = next(label for label, settings in wanted.items() if settings == identity.settings)
+        if label != label_of(self.config.rule):
+            logger.warning("rule_promoted serving=%s configured=%s", label, label_of(self.config.rule))
+        shadows = {name: settings for name, settings in wanted.items() if name != label}
+        if (label, shadows) != (identity.label, present):
+            arguments = {"label": label, "shadows": shadows, "dim": self.dim, "seed": self.config.seed}
+            self.commit_one(self.stage_action(Action.SHADOW, "configuration", arguments))
 
     def stage_settlement(
         self, action: Literal[Action.READMIT, Action.DROP], seqs: Sequence[int] | None, author: str
@@ -168,6 +229,21 @@ class Learner(Ingest):
         with self._state_lock:
             state = self._learning.state
             return build_snapshot(state, self.rule.head(state.rule), epoch=self.log.epoch, fingerprint=self.fingerprint)
+
+    def compare(self) -> None:
+        """Judge the rule that serves and its shadows on what was learned since the last time; for one thread."""
+        self._comparison.look(self._heads, self.log.decision)
+
+    def _heads(self) -> Heads | None:
+        with self._state_lock:
+            state, learning = self._learning.state, self._learning
+            if not state.shadows:
+                return None
+            heads = {state.identity.label: learning.rule.head(state.rule)}
+            for label, rule in learning.shadow_rules(state).items():
+                heads[label] = rule.head(state.shadows[label].rule)
+            snapshots = {label: build_snapshot(state, head, epoch=0, fingerprint="") for label, head in heads.items()}
+            return Heads(state.identity.label, snapshots)
 
     def capture(self) -> Captured:
         """What a checkpoint saves: the state as learned so far, in tensors of its own.
@@ -215,16 +291,40 @@ class Learner(Ingest):
                 "events_logged": self.log.last_seq,
                 "events_applied": state.version,
                 "rule": self.rule.name,
+                "rules": self._describe_rules(),
                 "durable": self.log.durable,
                 "log_id": self.log.id,
                 "frozen": state.frozen,
                 "quarantine": {why.value: held[why.value] for why in Held},
                 **self._learning.progress.describe(),
+                "drift": self._learning.progress.drift.describe(),
                 "decisions": decisions,
                 "join_rate": self.counters["decisions_joined"] / decisions if decisions else None,
                 "counters": dict(self.counters),
                 "fingerprint": self.fingerprint,
             }
+
+    def _describe_rules(self) -> dict[str, object]:
+        """The rule that serves and the shadows, by label."""
+        state, progress = self._learning.state, self._learning.progress
+        serving = {
+            "serves": True,
+            "served_since": state.served_since,
+            "learns_since": state.identity.since,
+            "moving_loss": progress.describe()["moving_loss"],
+            "would_earn": self._comparison.describe(state.identity.label) if state.shadows else None,
+        }
+        shadows = {
+            label: {
+                "serves": False,
+                "learns_since": shadow.identity.since,
+                "moving_loss": progress.moving_loss_of(label),
+                "refused": progress.refused_by_shadows[label],
+                "would_earn": self._comparison.describe(label),
+            }
+            for label, shadow in state.shadows.items()
+        }
+        return {state.identity.label: serving, **shadows}
 
     def uid_table(self) -> list[dict[str, object]]:
         """One row per uid: its owner, whether it may be selected, and what it has earned."""

@@ -24,6 +24,8 @@
     ├── CheckpointError        a saved state cannot be used
     │   ├── CheckpointCorruptError    it is truncated or was altered
     │   └── CheckpointMismatchError   it is of another rule, encoder, dimension or log
+    ├── RuleMismatchError      the rule that serves is not among the configured ones
+    ├── UnknownRuleError       there is no shadow rule of this label
     ├── UnknownVersionError    there is no such version or checkpoint to go back to
     ├── UnknownEventError      an event is not in quarantine
     ├── NeedsDurableLogError   what was asked for needs a log that outlives the learner
@@ -138,6 +140,14 @@ class CheckpointCorruptError(CheckpointError):
 
 class CheckpointMismatchError(CheckpointError):
     """A checkpoint of another rule, encoder, dimension or log; the message says what to do."""
+
+
+class RuleMismatchError(LearnerError):
+    """The rule that serves in the log is not among the configured ones; the message says what to do."""
+
+
+class UnknownRuleError(LearnerError):
+    """There is no shadow rule of this label; the message names those that there are."""
 
 
 class UnknownVersionError(LearnerError):

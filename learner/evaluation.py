@@ -24,6 +24,7 @@ out of reach. Where chance was at work the log does not say who else had one, bu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -78,6 +79,23 @@ class Evidence:
         """Those decisions."""
         return Evidence(*(getattr(self, name)[rows] for name in self.__slots__))
 
+    @classmethod
+    def join(cls, parts: Sequence[Evidence]) -> Evidence:
+        """All of them, one after the other; at least one."""
+        width = max(part.asked.shape[1] for part in parts)
+
+        def joined(name: str) -> np.ndarray:
+            arrays = [getattr(part, name) for part in parts]
+            if arrays[0].ndim == 2:
+                # Padded as within one: nobody asked, and a propensity that can be divided by.
+                fill = 1.0 if name == "propensities" else 0
+                arrays = [
+                    np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill) for array in arrays
+                ]
+            return np.concatenate(arrays)
+
+        return cls(*(joined(name) for name in cls.__slots__))
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -113,11 +131,11 @@ class Evaluation:
 
 def evaluate(evidence: Evidence) -> Evaluation:
     """Estimate the target's value in each of the three ways; see the module's docstring."""
-    asked, slots = evidence.asked, evidence.slots
+    asked = evidence.asked
     if evidence.size < 2:
         nothing = Estimate(Status.NO_DATA)
         return Evaluation(evidence.size, None, None, 0.0, nothing, nothing, nothing, nothing)
-    ratios = np.where(asked, evidence.target / np.where(asked, evidence.propensities, 1.0), 0.0) / slots[:, None]
+    ratios = _ratios(evidence)
     weights = ratios.sum(axis=1)
     unreachable = float(unreachable_share(evidence).mean())
     logged = _mean(np.where(asked, evidence.rewards, 0.0).sum(axis=1) / asked.sum(axis=1))
@@ -135,6 +153,18 @@ def evaluate(evidence: Evidence) -> Evaluation:
         snips=estimates[1],
         dr=estimates[2],
     )
+
+
+def difference(one: Evidence, other: Evidence) -> Estimate:
+    """How much more `one` is worth than `other`, both of the same decisions: the mean difference of their DR terms.
+
+    Both see the same prompts, so its interval is narrower than that of either value.
+    """
+    if one.size < 2:
+        return Estimate(Status.NO_DATA)
+    if Status.NO_SUPPORT in (evaluate(one).dr.status, evaluate(other).dr.status):
+        return Estimate(Status.NO_SUPPORT)
+    return _mean(_dr_terms(one, _ratios(one)) - _dr_terms(other, _ratios(other)))
 
 
 def unreachable_share(evidence: Evidence) -> Float[np.ndarray, " batch"]:
@@ -156,7 +186,19 @@ def _snips(evidence: Evidence, ratios: Float[np.ndarray, "batch k"]) -> Estimate
 
 
 def _dr(evidence: Evidence, ratios: Float[np.ndarray, "batch k"]) -> Estimate:
-    return _mean(evidence.baseline + (ratios * (evidence.rewards - evidence.predicted)).sum(axis=1))
+    return _mean(_dr_terms(evidence, ratios))
+
+
+def _dr_terms(evidence: Evidence, ratios: Float[np.ndarray, "batch k"]) -> Float[np.ndarray, " batch"]:
+    terms: Float[np.ndarray, " batch"] = evidence.baseline + (ratios * (evidence.rewards - evidence.predicted)).sum(1)
+    return terms
+
+
+def _ratios(evidence: Evidence) -> Float[np.ndarray, "batch k"]:
+    asked = evidence.asked
+    weights = np.where(asked, evidence.target / np.where(asked, evidence.propensities, 1.0), 0.0)
+    shares: Float[np.ndarray, "batch k"] = weights / evidence.slots[:, None]
+    return shares
 
 
 def _mean(values: Float[np.ndarray, " batch"]) -> Estimate:

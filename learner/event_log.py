@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,14 @@ from .events import Decision, Event, Publish, Reported, RewardEvent
 
 @dataclass(frozen=True, slots=True)
 class Genesis:
-    """What learning started from: the network before the first event, and the seed of its rows."""
+    """What learning started from: the network before the first event, the seed of its rows, and the rule that served.
+
+    `rule` is its settings; None in a log whose beginning does not say: the configured one.
+    """
 
     view: MetagraphView
     seed: int
+    rule: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)

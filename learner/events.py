@@ -230,6 +230,8 @@ class Action(StrEnum):
     READMIT = "readmit"  # {"ranges": [[first, last], ...]}, sequence numbers of held events
     DROP = "drop"  # the same
     ERASE = "erase"  # {"decision_id": ...}
+    SHADOW = "shadow"  # {"label": of the rule that serves, "shadows": {label: settings}, "dim", "seed"}: all there are
+    PROMOTE = "promote"  # {"label": the shadow that serves from here on}; the rule that served becomes a shadow
 
 
 @dataclass(frozen=True, slots=True)

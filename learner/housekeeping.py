@@ -77,7 +77,6 @@ class Housekeeper(threading.Thread):
                 log_id=self._learner.log.id,
                 epoch=self._learner.log.epoch,
                 decisions=captured.decisions,
-                rule=self._learner.config.rule.model_dump(),
                 fingerprint=self._learner.fingerprint,
                 dim=self._learner.dim,
             )

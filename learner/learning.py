@@ -4,13 +4,15 @@ An event is applied in the place that the log gave it, in the batch that the log
 while learning is frozen are held; so are those whose step led to numbers that are not finite, and those that a
 rollback has taken back. A held event is learned when, and if, an operator's event says so, and then only for
 uids that have not changed hands since.
+
+Shadow rules learn exactly what the rule that serves has learned. What one of them cannot learn it goes without.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -19,12 +21,13 @@ import torch
 
 from gating.metagraph import MetagraphView
 
+from .drift import DriftAlarm
 from .event_log import EventLog
 from .events import Action, Event, OperatorEvent, ResyncEvent, RewardEvent
 from .ranges import from_ranges
 from .resync import apply_resync
-from .rules import LearnBatch, Rule
-from .state import Held, LearnerState, UidStatistics
+from .rules import LearnBatch, Rule, RuleBook
+from .state import Held, LearnerState, RuleIdentity, RuleState, Shadow, UidStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -41,27 +44,65 @@ class Progress:
 
     rewards: deque[float] = field(default_factory=lambda: deque(maxlen=_MOVING_WINDOW))
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=_MOVING_WINDOW))
+    shadow_losses: dict[str, deque[float]] = field(default_factory=dict)
+    refused_by_shadows: Counter[str] = field(default_factory=Counter)
+    drift: DriftAlarm = field(default_factory=DriftAlarm)
     erased: int = 0
 
     def describe(self) -> dict[str, float | None]:
         """Moving means, None before the first reward."""
         return {"moving_reward": _mean(self.rewards), "moving_loss": _mean(self.losses)}
 
+    def add_losses(self, losses: Sequence[float], version: int) -> None:
+        """The losses of what was just learned by the rule that serves."""
+        self.losses.extend(losses)
+        self.drift.update(losses, version)
+
+    def moving_loss_of(self, label: str) -> float | None:
+        """A shadow's moving loss, None before the first reward."""
+        return _mean(self.shadow_losses.get(label, self._no_losses()))
+
+    def promoted(self, label: str, former: str) -> None:
+        """A shadow serves now: the losses change places."""
+        losses = self.shadow_losses.pop(label, self._no_losses())
+        self.shadow_losses[former], self.losses = self.losses, losses
+        self.drift.reset()
+
+    def add_shadow_losses(self, label: str, losses: Iterable[float]) -> None:
+        """A shadow's losses of what it has just learned."""
+        self.shadow_losses.setdefault(label, self._no_losses()).extend(losses)
+
+    def keep_shadows(self, labels: Container[str]) -> None:
+        """Forget the figures of all shadows but these."""
+        for figures in (self.shadow_losses, self.refused_by_shadows):
+            for label in [label for label in figures if label not in labels]:
+                del figures[label]
+
+    @staticmethod
+    def _no_losses() -> deque[float]:
+        return deque(maxlen=_MOVING_WINDOW)
+
 
 class Learning:
     """Applies batches of events to a state.
 
     Args:
-        rule: the learning rule.
+        rule: the learning rule that serves.
         state: what is mutated, and replaced by a rollback.
         log: where held events are read again.
         rebuild: see `Rebuild`.
+        book: the rules of shadows; None: this rule alone learns, whatever the log says of others.
     """
 
-    def __init__(self, rule: Rule, state: LearnerState, log: EventLog, rebuild: Rebuild) -> None:
+    def __init__(
+        self, rule: Rule, state: LearnerState, log: EventLog, rebuild: Rebuild, book: RuleBook | None = None
+    ) -> None:
         self.rule = rule
         self.state = state
+        self._book = book
         self.progress = Progress()
+        self.on_learning: Callable[[Sequence[RewardEvent]], None] = lambda events: None
+        """Told of rewards just before they are learned."""
         self._log = log
         self._rebuild = rebuild
 
@@ -69,7 +110,7 @@ class Learning:
         """Apply one batch, as the log gave it."""
         match batch[0]:
             case ResyncEvent() as event:
-                _follow(self.state, event, self.rule)
+                self._follow(self.state, event)
             case OperatorEvent() as event:
                 self._obey(event)
             case _:
@@ -98,8 +139,49 @@ class Learning:
                     del state.held[seq]
             case Action.ROLLBACK:
                 self.state = self._rolled_back(event)
-            case Action.RESYNC | Action.CHECKPOINT | Action.ERASE:
-                pass
+            case Action.SHADOW | Action.PROMOTE:
+                self._change_rules(event)
+            # The others are told of, and change nothing.
+
+    def _change_rules(self, event: OperatorEvent) -> None:
+        if self._book is None:
+            return
+        if event.action is Action.SHADOW:
+            _set_shadows(self.state, event, self._book)
+            self.progress.keep_shadows(self.state.shadows)
+        else:
+            self._promote(event, self._book)
+
+    def _promote(self, event: OperatorEvent, book: RuleBook) -> None:
+        """A shadow and the rule that served change places."""
+        state, label = self.state, event.arguments["label"]
+        shadow = state.shadows.pop(label, None)
+        if shadow is None:
+            # Another promotion came first.
+            return
+        former = state.identity.label
+        state.shadows[former] = Shadow(state.identity, state.rule)
+        state.shadows = dict(sorted(state.shadows.items()))
+        state.identity, state.rule, state.served_since = shadow.identity, shadow.rule, event.seq
+        self.rule = book.of(state.identity.settings)
+        self.progress.promoted(label, former)
+
+    def _follow(self, state: LearnerState, event: ResyncEvent) -> None:
+        previous = state.view
+        plan = apply_resync(
+            state,
+            event.view,
+            self.rule,
+            seed=event.seed,
+            on_hotkey_swap=event.on_hotkey_swap,
+            shadow_rules=self.shadow_rules(state),
+        )
+        state.tenures.follow(plan, previous, event.seq)
+
+    def shadow_rules(self, state: LearnerState) -> dict[str, Rule]:
+        """The rules of a state's shadows, by label."""
+        assert self._book is not None or not state.shadows, "a state with shadows is learned with their rules"
+        return {label: self._book.of(shadow.identity.settings) for label, shadow in state.shadows.items() if self._book}
 
     def _learn_held(self, seqs: Iterable[int]) -> None:
         remaining = iter(seqs)
@@ -112,15 +194,20 @@ class Learning:
 
     def _rolled_back(self, event: OperatorEvent) -> LearnerState:
         """The state at the earlier version, in the network of now; what was learned since is held."""
-        version = int(event.arguments["version"])
-        now, state = self.state, self._rebuild(version)
+        version, now = int(event.arguments["version"]), self.state
+        if version < now.served_since:
+            logger.error("rollback_ignored version=%d reason=rule_promoted_since", version)
+            return now
+        state = self._rebuild(version)
         dropped: set[int] = set()
         for batch in self._log.batches(version, upto=event.seq - 1):
             match batch[0]:
                 case ResyncEvent() as resync:
-                    _follow(state, resync, self.rule)
+                    self._follow(state, resync)
                 case OperatorEvent(action=Action.DROP) as drop:
                     dropped.update(from_ranges(drop.arguments["ranges"]))
+                case OperatorEvent(action=Action.SHADOW) as shadow if self._book is not None:
+                    _set_shadows(state, shadow, self._book)
                 case OperatorEvent():
                     pass
                 case _:
@@ -137,25 +224,39 @@ class Learning:
             logger.warning("not_learned events=%d reason=embedding_erased", len(events) - len(whole))
         if not whole:
             return
+        self.on_learning(whole)
         batch = _learn_batch(whole)
-        losses = _update_or_restore(self.rule, self.state, batch)
+        losses = _update_or_restore(self.rule, self.state.rule, batch)
         if losses is None:
             self._learn_one_by_one(whole, batch)
             return
         self._count(whole)
-        self.progress.losses.extend(losses.tolist())
+        self.progress.add_losses(losses.tolist(), whole[-1].seq)
+        self._learn_in_shadows(batch)
 
     def _learn_one_by_one(self, events: Sequence[RewardEvent], batch: LearnBatch) -> None:
         """A batch led to numbers that are not finite: learn what can be learned, hold the rest."""
         for index, event in enumerate(events):
-            losses = _update_or_restore(self.rule, self.state, batch.only(index))
+            losses = _update_or_restore(self.rule, self.state.rule, batch.only(index))
             if losses is None:
                 self.state.held[event.seq] = Held.NON_FINITE
                 logger.error("quarantined seq=%d decision_id=%s", event.seq, event.decision_id)
             else:
                 self._count([event])
-                self.progress.losses.extend(losses.tolist())
+                self.progress.add_losses(losses.tolist(), event.seq)
+                self._learn_in_shadows(batch.only(index))
         self.state.held = dict(sorted(self.state.held.items()))
+
+    def _learn_in_shadows(self, batch: LearnBatch) -> None:
+        for label, rule in self.shadow_rules(self.state).items():
+            state = self.state.shadows[label].rule
+            at_once = _update_or_restore(rule, state, batch)
+            one_by_one = (_update_or_restore(rule, state, batch.only(index)) for index in range(batch.size))
+            for losses in one_by_one if at_once is None else [at_once]:
+                if losses is None:
+                    self.progress.refused_by_shadows[label] += 1
+                else:
+                    self.progress.add_shadow_losses(label, losses.tolist())
 
     def _count(self, events: Sequence[RewardEvent]) -> None:
         statistics = self.state.statistics
@@ -181,6 +282,21 @@ def initial_state(rule: Rule, view: MetagraphView, dim: int, seed: int) -> Learn
     )
 
 
+def _set_shadows(state: LearnerState, event: OperatorEvent, book: RuleBook) -> None:
+    """From here on there are these shadows: those that there were go on, by their settings, the others begin."""
+    known, arguments = list(state.shadows.values()), event.arguments
+    state.identity = replace(state.identity, label=arguments["label"])
+    state.shadows = {}
+    for label, settings in sorted(arguments["shadows"].items()):
+        before = next((shadow for shadow in known if shadow.identity.settings == settings), None)
+        if before is not None:
+            state.shadows[label] = Shadow(replace(before.identity, label=label), before.rule)
+            continue
+        generator = torch.Generator().manual_seed(arguments["seed"])
+        rule_state = book.of(settings).initial_state(state.view.n, arguments["dim"], generator)
+        state.shadows[label] = Shadow(RuleIdentity(label, settings, event.seq), rule_state)
+
+
 def settled_by(event: OperatorEvent, state: LearnerState) -> list[int]:
     """Which of the state's held events a READMIT or DROP is about. Those that wait for the thaw are left to it."""
     wanted = set(from_ranges(event.arguments["ranges"]))
@@ -190,12 +306,6 @@ def settled_by(event: OperatorEvent, state: LearnerState) -> list[int]:
 def free_to_settle(state: LearnerState) -> list[int]:
     """The held events that an operator may readmit or drop now, ascending."""
     return [seq for seq, why in state.held.items() if not (state.frozen and why is Held.FROZEN)]
-
-
-def _follow(state: LearnerState, event: ResyncEvent, rule: Rule) -> None:
-    previous = state.view
-    plan = apply_resync(state, event.view, rule, seed=event.seed, on_hotkey_swap=event.on_hotkey_swap)
-    state.tenures.follow(plan, previous, event.seq)
 
 
 def _held_again(batch: Sequence[Event]) -> dict[int, Held]:
@@ -225,18 +335,18 @@ def _learn_batch(events: Sequence[RewardEvent]) -> LearnBatch:
     )
 
 
-def _update_or_restore(rule: Rule, state: LearnerState, batch: LearnBatch) -> torch.Tensor | None:
+def _update_or_restore(rule: Rule, state: RuleState, batch: LearnBatch) -> torch.Tensor | None:
     """Update the state; if a number in it is no longer finite, put it back as it was and return None."""
     uids = torch.unique(batch.uids)
-    rows = {name: tensor[uids].clone() for name, tensor in state.rule.rows.items()}
-    shared = {name: tensor.clone() for name, tensor in state.rule.shared.items()}
-    losses = rule.update(state.rule, batch)
-    touched = [losses, *(tensor[uids] for tensor in state.rule.rows.values()), *state.rule.shared.values()]
+    rows = {name: tensor[uids].clone() for name, tensor in state.rows.items()}
+    shared = {name: tensor.clone() for name, tensor in state.shared.items()}
+    losses = rule.update(state, batch)
+    touched = [losses, *(tensor[uids] for tensor in state.rows.values()), *state.shared.values()]
     if all(bool(tensor.isfinite().all()) for tensor in touched):
         return losses
     for name, tensor in rows.items():
-        state.rule.rows[name][uids] = tensor
-    state.rule.shared = shared
+        state.rows[name][uids] = tensor
+    state.shared = shared
     return None
 
 

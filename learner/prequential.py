@@ -8,20 +8,20 @@ Its own rewards came later than its version, so they are in neither.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy.typing import NDArray
 
 from gating.policies import Policy
-from gating.selection import inclusion_probabilities, ordinary_bonus
 
 from .evaluation import Evidence
 from .event_log import Observed
-from .events import Decision, candidates_digest
+from .events import Decision
+from .judging import Judged, Table, by_slots, judge, same_candidates
 from .restore import Restored, Restorer
 from .reward_model import RewardModel, cut, fit_reward_model
 from .state import HeadSnapshot, build_snapshot
@@ -144,16 +144,16 @@ def collect_evidence(
         refresh: the most versions that a head is used for.
         on_version: see `OnVersion`.
     """
-    table = _Table.of(usable)
+    table = Table.of(usable.decisions, usable.rewards)
     if not usable.decisions:
         return table.evidence([])
     model = fit_reward_model(table.embedding, table.uids, table.rewards, table.uids >= 0, table.num_uids + 1)
-    parts: list[tuple[NDArray[np.int64], _Judged]] = []
+    parts: list[tuple[NDArray[np.int64], Judged]] = []
     for snapshot, start, stop in _moments(restorer, base, table.version, last, refresh, on_version):
         for rows in _chunks(start, stop):
-            kept = _same_candidates(snapshot, usable.decisions, rows)
+            kept = same_candidates(snapshot, usable.decisions, rows)
             usable.left_out["other_candidates"] += len(rows) - len(kept)
-            for some in _by_slots(kept, table, target.k, int(snapshot.available.sum())):
+            for some in by_slots(kept, table, target.k, int(snapshot.available.sum())):
                 parts.append((some[0], _judge(snapshot, table, model, target.policy, *some)))
     return table.evidence(parts)
 
@@ -186,130 +186,21 @@ def _moments(
         yield snapshot, start, len(versions)
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A few decisions: what the target thinks of them."""
-
-    target: Float[np.ndarray, "batch k"]
-    predicted: Float[np.ndarray, "batch k"]
-    baseline: Float[np.ndarray, " batch"]
-    slots: int
-    candidates: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """The decisions as arrays; -1 stands for no uid."""
-
-    embedding: Float[np.ndarray, "batch hidden"]
-    version: Int[np.ndarray, " batch"]
-    uids: Int[np.ndarray, "batch k"]
-    propensities: Float[np.ndarray, "batch k"]
-    rewards: Float[np.ndarray, "batch k"]
-
-    @classmethod
-    def of(cls, usable: Usable) -> _Table:
-        decisions = usable.decisions
-        width = max((len(decision.uids) for decision in decisions), default=1)
-        uids, propensities = np.full((len(decisions), width), -1), np.ones((len(decisions), width))
-        rewards = np.zeros((len(decisions), width))
-        for row, (decision, earned) in enumerate(zip(decisions, usable.rewards, strict=True)):
-            asked = len(decision.uids)
-            uids[row, :asked], propensities[row, :asked] = decision.uids, decision.propensities
-            rewards[row, :asked] = [earned[uid] for uid in decision.uids]
-        embeddings = [decision.embedding for decision in decisions if decision.embedding is not None]
-        return cls(
-            embedding=np.stack(embeddings).astype(np.float32) if embeddings else np.zeros((0, 1), np.float32),
-            version=np.array([decision.version for decision in decisions], np.int64),
-            uids=uids,
-            propensities=propensities,
-            rewards=rewards,
-        )
-
-    @property
-    def num_uids(self) -> int:
-        """More than the greatest uid that was asked."""
-        return int(self.uids.max(initial=-1)) + 1
-
-    def evidence(self, parts: Sequence[tuple[NDArray[np.int64], _Judged]]) -> Evidence:
-        rows = np.concatenate([rows for rows, _ in parts]) if parts else np.empty(0, np.int64)
-        width = self.uids.shape[1]
-
-        def joined(name: str, empty: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.concatenate([getattr(judged, name) for _, judged in parts]) if parts else empty
-
-        def repeated(name: str) -> NDArray[np.int64]:
-            return np.repeat(
-                np.array([getattr(judged, name) for _, judged in parts], np.int64),
-                np.array([len(some) for some, _ in parts], np.int64),
-            )
-
-        return Evidence(
-            asked=self.uids[rows] >= 0,
-            propensities=self.propensities[rows],
-            rewards=self.rewards[rows],
-            target=joined("target", np.empty((0, width))),
-            predicted=joined("predicted", np.empty((0, width))),
-            slots=repeated("slots"),
-            baseline=joined("baseline", np.empty(0)),
-            candidates=repeated("candidates"),
-        )
-
-
 def _chunks(start: int, stop: int) -> Iterator[NDArray[np.int64]]:
     for first in range(start, stop, _CHUNK):
         yield np.arange(first, min(stop, first + _CHUNK))
 
 
-def _same_candidates(
-    snapshot: HeadSnapshot, decisions: Sequence[Decision], rows: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Those whose candidates were the available uids."""
-    available = np.flatnonzero(snapshot.available)
-    digest = candidates_digest(available)
-    kept = [
-        row
-        for row in rows.tolist()
-        if decisions[row].candidates == len(available) and decisions[row].candidates_digest == digest
-    ]
-    return np.array(kept, np.int64)
-
-
-def _by_slots(
-    rows: NDArray[np.int64], table: _Table, k: int | None, candidates: int
-) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """The rows in groups of which the target asks equally many."""
-    slots = (table.uids[rows] >= 0).sum(axis=1) if k is None else np.full(len(rows), min(k, candidates))
-    for count in np.unique(slots):
-        yield rows[slots == count], int(count)
-
-
 def _judge(
     snapshot: HeadSnapshot,
-    table: _Table,
+    table: Table,
     model: RewardModel,
     policy: Policy,
     rows: NDArray[np.int64],
     slots: int,
-) -> _Judged:
+) -> Judged:
     candidates = np.flatnonzero(snapshot.available)
-    embedding, uids = table.embedding[rows], table.uids[rows]
-    probabilities = inclusion_probabilities(
-        embedding @ snapshot.weight[candidates].T + snapshot.bias[candidates],
-        slots,
-        policy,
-        bonus=snapshot.bonus[candidates],
-        ordinary=ordinary_bonus(snapshot.bonus[candidates]),
-    )
     # A uid that was never asked has the last head: that of the pool.
     known = np.minimum(candidates, table.num_uids)
-    predicted = model.predict(embedding, cut(len(table.uids))[rows])[:, known]
-    asked = uids >= 0
-    columns = np.where(asked, np.searchsorted(candidates, uids), 0)
-    return _Judged(
-        target=np.where(asked, np.take_along_axis(probabilities, columns, axis=1), 0.0),
-        predicted=np.where(asked, np.take_along_axis(predicted, columns, axis=1), 0.0),
-        baseline=(probabilities * predicted).sum(axis=1) / slots,
-        slots=slots,
-        candidates=len(candidates),
-    )
+    predicted = model.predict(table.embedding[rows], cut(len(table.uids))[rows])[:, known]
+    return judge(snapshot, table, predicted, policy, rows, slots)

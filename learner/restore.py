@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from .checkpoint import CheckpointStore, Expected, Manifest
-from .errors import UnknownVersionError, WrongLogError
-from .event_log import EventLog
+from .errors import RuleMismatchError, UnknownVersionError, WrongLogError
+from .event_log import EventLog, Genesis
 from .events import Action, Event, OperatorEvent
 from .learning import Learning, Progress, initial_state
-from .rules import Rule
-from .state import LearnerState
+from .rules import Rule, RuleBook, rule_of
+from .state import LearnerState, RuleIdentity
 
 OnBatch = Callable[[int], None]
 """Told the version after each batch that was replayed."""
@@ -39,35 +39,62 @@ class Restorer:
     Args:
         log: the events.
         rule: the learning rule.
-        expected: what a checkpoint must be of.
+        expected: what a checkpoint must be of; its rule is the configured one.
         checkpoints: where replaying may begin; None: at the beginning.
+        only_this_rule: this rule learns all of it and no other does, whatever the log says of shadows and promotions.
     """
 
     def __init__(
-        self, log: EventLog, rule: Rule, expected: Expected, checkpoints: CheckpointStore | None = None
+        self,
+        log: EventLog,
+        rule: Rule,
+        expected: Expected,
+        checkpoints: CheckpointStore | None = None,
+        *,
+        only_this_rule: bool = False,
     ) -> None:
         self.log = log
         self.rule = rule
+        assert expected.rule is not None, "a restorer has a rule of its own"
+        self._settings = expected.rule
+        self.book = None if only_this_rule else RuleBook([(self._settings, rule)], rule_of)
         self._expected = expected
         self._checkpoints = checkpoints
+
+    def rule_that_serves(self, state: LearnerState) -> Rule:
+        """The rule that serves with that state."""
+        return self.rule if self.book is None else self.book.of(state.identity.settings)
 
     def newest(self, on_batch: OnBatch | None = None) -> Restored:
         """The state as of the end of the log.
 
         Raises:
-            CheckpointMismatchError: the newest checkpoint is of another rule, encoder or log.
+            CheckpointMismatchError: the newest checkpoint is of another encoder or log.
+            RuleMismatchError: the rule that serves is not among the expected ones.
             WrongLogError: the checkpoint knows more than the log.
             UnknownVersionError: the log's beginning is gone and no checkpoint stands in for it.
         """
-        return self.replay(self.newest_saved(), None, on_batch)
+        # Which rule serves is told by the end of the log.
+        anyone = self._expected if self.book is None else replace(self._expected, rule=None)
+        restored = self.replay(self._checked(self._base(None, anyone)), None, on_batch)
+        identity = restored.state.identity
+        if self.book is not None and identity.settings not in (self._settings, *self._expected.shadows):
+            raise RuleMismatchError(
+                f"rule {identity.label} serves in this log, with {identity.settings}, and the configuration has it "
+                "neither as `rule` nor in `shadow`; set it as the rule, or rebuild the weights with another one by "
+                "`tidegate replay --rule NAME --write-checkpoint`"
+            )
+        return restored
 
     def newest_saved(self) -> Restored:
         """The state of the newest checkpoint, or before the first event: what a start goes on from.
 
         Raises:
-            CheckpointMismatchError, WrongLogError, UnknownVersionError: see `newest`.
+            CheckpointMismatchError, WrongLogError, UnknownVersionError: see `newest`; the first for another rule too.
         """
-        base = self._base(None)
+        return self._checked(self._base(None))
+
+    def _checked(self, base: Restored) -> Restored:
         if base.state.version > self.log.last_seq:
             raise WrongLogError(
                 f"the newest checkpoint has learned up to event {base.state.version}, the log ends at "
@@ -99,12 +126,22 @@ class Restorer:
         next(self._batches(target, None), None)
         return target
 
-    def _base(self, at_most: int | None) -> Restored:
-        found = self._checkpoints.newest(self._expected, at_most=at_most) if self._checkpoints else None
+    def _base(self, at_most: int | None, expected: Expected | None = None) -> Restored:
+        wanted = expected or self._expected
+        found = self._checkpoints.newest(wanted, at_most=at_most) if self._checkpoints else None
         if found is None:
             return self.beginning()
         state, manifest = found
-        return Restored(state, manifest.decisions, saved=manifest.version)
+        return Restored(self._wanted_of(state), manifest.decisions, saved=manifest.version)
+
+    def _wanted_of(self, state: LearnerState) -> LearnerState:
+        """Of a saved state, what this restorer goes on from."""
+        if self.book is None:
+            shadows, state.shadows = state.shadows, {}
+            for shadow in shadows.values():
+                if shadow.identity.settings == self._settings:
+                    state.identity, state.rule = shadow.identity, shadow.rule
+        return state
 
     def beginning(self) -> Restored:
         """The state before the first event.
@@ -120,7 +157,16 @@ class Restorer:
                 f"the log begins at event {self.log.first_seq()}, and there is no checkpoint to go on from: what "
                 "was learned before cannot be rebuilt"
             )
-        return Restored(initial_state(self.rule, genesis.view, self._expected.dim, genesis.seed))
+        return Restored(self._unlearned(genesis))
+
+    def _unlearned(self, genesis: Genesis) -> LearnerState:
+        settings = self._settings
+        if self.book is not None and genesis.rule is not None:
+            settings = genesis.rule
+        rule = self.rule if self.book is None else self.book.of(settings)
+        state = initial_state(rule, genesis.view, self._expected.dim, genesis.seed)
+        state.identity = RuleIdentity(settings["name"], settings)
+        return state
 
     def saved(self, store: CheckpointStore, manifest: Manifest) -> Restored:
         """The state of a checkpoint.
@@ -128,7 +174,8 @@ class Restorer:
         Raises:
             CheckpointError: it cannot be used.
         """
-        return Restored(store.load(manifest, self._expected), manifest.decisions, saved=manifest.version)
+        state = self._wanted_of(store.load(manifest, self._expected))
+        return Restored(state, manifest.decisions, saved=manifest.version)
 
     def afresh_in(self, store: CheckpointStore, manifest: Manifest) -> Restored:
         """A state of this rule that has learned nothing yet, in the network of another rule's checkpoint.
@@ -140,6 +187,8 @@ class Restorer:
         genesis = self.log.genesis
         seed = genesis.seed if genesis else 0
         state.rule = initial_state(self.rule, state.view, self._expected.dim, seed).rule
+        state.identity = RuleIdentity(self._settings["name"], self._settings, state.version)
+        state.served_since, state.shadows = state.version, {}
         return Restored(state, manifest.decisions)
 
     def replay(self, base: Restored, upto: int | None, on_batch: OnBatch | None = None) -> Restored:
@@ -186,7 +235,7 @@ class Restorer:
                 rebuilt[version] = self._replay(self._base(version), version, None, rebuilt).state
             return rebuilt[version].copy()
 
-        return Learning(self.rule, base.state, self.log, rebuild)
+        return Learning(self.rule_that_serves(base.state), base.state, self.log, rebuild, self.book)
 
     def _batches(self, after: int, upto: int | None) -> Iterator[list[Event]]:
         """The log's batches. Held events outlive those around them, so there may be gaps.

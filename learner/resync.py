@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from gating.head import remap_rows
 from gating.metagraph import MetagraphView, ResyncPlan, plan_resync
 
 from .rules import Rule
-from .state import LearnerState, UidStatistics
+from .state import LearnerState, RuleState, UidStatistics
 
 
 def apply_resync(
@@ -22,27 +23,34 @@ def apply_resync(
     *,
     seed: int,
     on_hotkey_swap: Literal["keep", "reset"] = "keep",
+    shadow_rules: Mapping[str, Rule] | None = None,
 ) -> ResyncPlan:
     """Let the state follow the network. Mutates `state` and nothing else.
 
     Args:
         state: what has been learned so far.
         view: the network as it is now.
-        rule: makes the fresh rows.
+        rule: the one that serves; makes its fresh rows.
         seed: of the fresh rows' random numbers; the same seed gives the same rows.
         on_hotkey_swap: whether an owner that exchanged its own hotkey keeps its row.
+        shadow_rules: those of the state's shadows, by label.
 
     Returns:
         What was done.
     """
     plan = plan_resync(state.view, view, on_hotkey_swap=on_hotkey_swap)
     if plan.changes_rows:
-        generator = torch.Generator().manual_seed(seed)
-        fresh = rule.fresh_rows(state.rule, plan.source.count(-1), generator)
-        state.rule.rows = {name: remap_rows(rows, plan.source, fresh[name]) for name, rows in state.rule.rows.items()}
+        _remap_rule(rule, state.rule, plan, seed)
+        for label, shadow in state.shadows.items():
+            _remap_rule((shadow_rules or {})[label], shadow.rule, plan, seed)
         state.statistics = _remap_statistics(state.statistics, plan)
     state.view = view
     return plan
+
+
+def _remap_rule(rule: Rule, state: RuleState, plan: ResyncPlan, seed: int) -> None:
+    fresh = rule.fresh_rows(state, plan.source.count(-1), torch.Generator().manual_seed(seed))
+    state.rows = {name: remap_rows(rows, plan.source, fresh[name]) for name, rows in state.rows.items()}
 
 
 def _remap_statistics(statistics: UidStatistics, plan: ResyncPlan) -> UidStatistics:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from gating.policies import Policy, TailExploration
 
 from .chain import build_source
 from .checkpoint import Expected
-from .config import ChainConfig, LearnerConfig
+from .config import ChainConfig, LearnerConfig, settings_of
 from .core import Learner
 from .errors import ChainError, RosterError, StaleViewError
 from .event_log import Genesis
@@ -33,6 +35,8 @@ class LearnerArgs:
     config: LearnerConfig
     dim: int
     fingerprint: str
+    policy: Policy = field(default_factory=TailExploration)
+    """How replicas choose by the scores. The learner only compares rules by it, so it may differ."""
 
 
 def start_learner(
@@ -43,6 +47,7 @@ def start_learner(
     The network is read before anything is learned; one that was read before will do while it cannot be read now.
 
     Raises:
+        RuleMismatchError: the rule that serves in the log is not among the configured ones.
         LearnerError: the state cannot be restored, or there is no network to start from.
     """
     log, rule = storage.log, build_rule(args.config.rule)
@@ -53,13 +58,13 @@ def start_learner(
     source = build_source(args.chain, after_block=restored.state.view.block if restored else 0)
     follower = ChainFollower(source, build_schedule(args.chain), on_crash=on_crash)
     if restored is None:
-        log.begin(Genesis(follower.first_view(_FIRST_VIEW_PATIENCE_S), args.config.seed))
+        view = follower.first_view(_FIRST_VIEW_PATIENCE_S)
+        log.begin(Genesis(view, args.config.seed, settings_of(args.config.rule)))
         restored = restorer.newest()
     took_s = time.monotonic() - started_s
     logger.info("restored version=%d epoch=%d took_s=%.3f", restored.state.version, log.epoch, took_s)
     learner = Learner(
         config=args.config,
-        rule=rule,
         restored=restored,
         restorer=restorer,
         dim=args.dim,
@@ -67,9 +72,11 @@ def start_learner(
         log=log,
         clock=clock,
         on_hotkey_swap=args.chain.on_hotkey_swap,
+        policy=args.policy,
     )
     if used is not None:
         _follow_on(learner, follower)
+    learner.take_configured_shadows()
     return learner, follower
 
 
@@ -77,9 +84,10 @@ def _expected(args: LearnerArgs, log_id: str) -> Expected:
     return Expected(
         application=args.app,
         log_id=log_id,
-        rule=args.config.rule.model_dump(),
+        rule=settings_of(args.config.rule),
         fingerprint=args.fingerprint,
         dim=args.dim,
+        shadows=tuple(map(settings_of, args.config.shadow)),
     )
 
 

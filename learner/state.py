@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,38 @@ class RuleState:
 
     rows: dict[str, Tensor]
     shared: dict[str, Tensor] = field(default_factory=dict)
+
+    def copy(self) -> RuleState:
+        """The same numbers in tensors of their own."""
+        rows, shared = ({name: tensor.clone() for name, tensor in part.items()} for part in (self.rows, self.shared))
+        return RuleState(rows, shared)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleIdentity:
+    """Which rule it is.
+
+    Attributes:
+        label: what people call it.
+        settings: its name and all its settings, see `config.settings_of`; empty where they are not kept.
+        since: the version after which it began to learn.
+    """
+
+    label: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    since: int = 0
+
+
+@dataclass(slots=True)
+class Shadow:
+    """A rule that learns from the same rewards without serving, and what it knows."""
+
+    identity: RuleIdentity
+    rule: RuleState
+
+    def copy(self) -> Shadow:
+        """The same in tensors of its own."""
+        return Shadow(self.identity, self.rule.copy())
 
 
 @dataclass(slots=True)
@@ -65,12 +98,15 @@ class LearnerState:
 
     Attributes:
         view: the network as of `version`.
-        rule: what the rule knows.
+        rule: what the rule that serves knows.
         statistics: counts per uid.
         tenures: since when the owners have had their uids.
         version: the last log sequence number that is in it.
         frozen: an operator has stopped learning: rewards are held.
         held: sequence numbers of reward events that were not learned, or no longer are, in ascending order.
+        identity: which rule serves.
+        served_since: the version that has let it serve: the place of its promotion in the log, 0 if it always did.
+        shadows: the other rules, by label.
     """
 
     view: MetagraphView
@@ -80,9 +116,12 @@ class LearnerState:
     version: int = 0
     frozen: bool = False
     held: dict[int, Held] = field(default_factory=dict)
+    identity: RuleIdentity = field(default_factory=RuleIdentity)
+    served_since: int = 0
+    shadows: dict[str, Shadow] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """SHA-256 in hex of all that the rule knows, to the bit, and of who it is known about."""
+        """SHA-256 in hex of all that the rule that serves knows, to the bit, and of who it is known about."""
         digest = hashlib.sha256()
         for part in (self.rule.rows, self.rule.shared):
             for name, tensor in sorted(part.items()):
@@ -95,13 +134,11 @@ class LearnerState:
         """A state of its own with the same content."""
         return replace(
             self,
-            rule=RuleState(
-                {name: tensor.clone() for name, tensor in self.rule.rows.items()},
-                {name: tensor.clone() for name, tensor in self.rule.shared.items()},
-            ),
+            rule=self.rule.copy(),
             statistics=self.statistics.copy(),
             tenures=self.tenures.copy(),
             held=dict(self.held),
+            shadows={label: shadow.copy() for label, shadow in self.shadows.items()},
         )
 
 

@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy import URL
 
 from .checkpoint import CheckpointStore, Expected
-from .config import MEMORY_URL, LearnerConfig
+from .config import MEMORY_URL, LearnerConfig, settings_of
 from .errors import LogUnavailableError, NoLogError, OldSchemaError, WrongLogError
 from .event_log import EventLog
 from .memory_log import MemoryEventLog
@@ -104,7 +104,8 @@ def check_storage(config: LearnerConfig, application: str) -> None:
 def _check_checkpoints(config: LearnerConfig, application: str, log: SqlEventLog, store: CheckpointStore) -> None:
     rule = config.rule
     # Whether it is the encoder's log can be told only once the encoder is loaded.
-    expected = Expected(application, log.id, rule.model_dump(), log.fingerprint, log.dim)
+    shadows = tuple(map(settings_of, config.shadow))
+    expected = Expected(application, log.id, settings_of(rule), log.fingerprint, log.dim, shadows)
     if log.genesis is None:
         store.newest(expected)
     else:

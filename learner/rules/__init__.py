@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
 from ..config import AdagradConfig, PooledRidgeConfig, RuleConfig, SoftmaxMseConfig
 from .adagrad import Adagrad
 from .base import LearnBatch, Rule
+from .book import RuleBook
 from .pooled_ridge import PooledRidge
 from .softmax_mse import SoftmaxMse
 
-__all__ = ["Adagrad", "LearnBatch", "PooledRidge", "Rule", "SoftmaxMse", "build_rule"]
+__all__ = ["Adagrad", "LearnBatch", "PooledRidge", "Rule", "RuleBook", "SoftmaxMse", "build_rule", "rule_of"]
+
+
+def rule_of(settings: Mapping[str, Any]) -> Rule:
+    """The rule with these settings, as `config.settings_of` gives them."""
+    config: RuleConfig = TypeAdapter(RuleConfig).validate_python(settings)
+    return build_rule(config)
 
 
 def build_rule(config: RuleConfig) -> Rule:

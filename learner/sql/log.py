@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -60,7 +61,8 @@ class SqlEventLog(SqlLogReader):
         """Note what the row of `log` says."""
         self._tail = Tail(row.last_seq, row.last_time_s, row.decisions_count)
         view = row.genesis_view
-        self._genesis = None if view is None else Genesis(view_from_json(view), row.genesis_seed)
+        rule = None if row.genesis_rule is None else json.loads(row.genesis_rule)
+        self._genesis = None if view is None else Genesis(view_from_json(view), row.genesis_seed, rule)
 
     def begin(self, genesis: Genesis) -> None:
         """See `EventLog`.
@@ -72,9 +74,10 @@ class SqlEventLog(SqlLogReader):
         if self._genesis is not None:
             raise ValueError(f"{self._database.name} has begun already; a log begins once")
         view = view_to_json(genesis.view).decode()
+        rule = None if genesis.rule is None else json.dumps(genesis.rule)
         with self._database.write() as connection:
             lease.fence(connection)
-            connection.execute(update(log).values(genesis_view=view, genesis_seed=genesis.seed))
+            connection.execute(update(log).values(genesis_view=view, genesis_seed=genesis.seed, genesis_rule=rule))
         self._genesis = genesis
 
     def commit(self, commit: Commit) -> None:

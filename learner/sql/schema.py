@@ -28,6 +28,7 @@ log = Table(
     Column("created_s", Double, nullable=False),
     Column("genesis_view", Text),
     Column("genesis_seed", _Int),
+    Column("genesis_rule", Text),
     Column("last_seq", _Int, nullable=False, server_default="0"),
     Column("last_time_s", Double, nullable=False, server_default="0"),
     Column("decisions_count", _Int, nullable=False, server_default="0"),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from deployments.errors import LearnerAway
 from gating.metagraph import MetagraphView
 from learner.checkpoint import CheckpointStore, Expected
-from learner.config import AdagradConfig, LearnerConfig, SoftmaxMseConfig
+from learner.config import AdagradConfig, LearnerConfig, SoftmaxMseConfig, settings_of
 from learner.core import ExplainedDecision, HeldEvent, Learner, ResyncSummary
 from learner.errors import LearnerError, NeedsDurableLogError
 from learner.event_log import Genesis
@@ -52,10 +52,9 @@ class LocalLearner:
         self.now_s = 0.0
         log, built = MemoryEventLog(started_at_ms=epoch), build_rule(rule)
         log.begin(Genesis(view, 0))
-        restorer = Restorer(log, built, Expected("app", log.id, rule.model_dump(), fingerprint, dim))
+        restorer = Restorer(log, built, Expected("app", log.id, settings_of(rule), fingerprint, dim))
         self.core = Learner(
             config=LearnerConfig(rule=rule),
-            rule=built,
             restored=restorer.newest(),
             restorer=restorer,
             dim=dim,

@@ -20,7 +20,7 @@ from deployments.replay import Replay, plan_replay, replay_with_progress, run_re
 from deployments.serve_config import IMPORT_PATH, ServeConfigError
 from gating import MetagraphView
 from learner.checkpoint import CheckpointStore, Manifest
-from learner.config import AdagradConfig, SoftmaxMseConfig
+from learner.config import AdagradConfig, SoftmaxMseConfig, settings_of
 from learner.core import Learner
 from learner.errors import FencedError, LeaseHeldError, NoLogError, UnknownVersionError, WrongLogError
 from learner.events import Action
@@ -125,7 +125,7 @@ def test_the_digest_is_the_live_learners_while_that_writes_the_log(place: Place,
     assert result["digest"] == digest(learner)
     assert (result["version"], result["first"], result["held"]) == (learner.version, 0, len(state_of(learner).held))
     assert (result["application"], result["log_id"]) == ("app", learner.log.id)
-    assert result["rule"] == RULE.model_dump()
+    assert result["rule"] == settings_of(RULE)
     assert place.file.read_bytes() == before
     assert place.store.list() == []
 
@@ -133,7 +133,7 @@ def test_the_digest_is_the_live_learners_while_that_writes_the_log(place: Place,
 def test_the_configured_rule_keeps_its_settings_and_another_has_its_own(place: Place, learner: Learner) -> None:
     assert place.replay("softmax_mse")["digest"] == digest(learner)
     other = place.replay("adagrad")
-    assert other["rule"] == AdagradConfig().model_dump()
+    assert other["rule"] == settings_of(AdagradConfig())
     assert other["version"] == learner.version
     assert other["digest"] != digest(learner)
     assert place.replay("adagrad")["digest"] == other["digest"]
@@ -182,7 +182,7 @@ def test_a_checkpoint_that_was_written_is_what_the_learner_starts_from(place: Pl
     assert (manifest.application, manifest.log_id, manifest.rule) == (
         "app",
         result["log_id"],
-        AdagradConfig().model_dump(),
+        settings_of(AdagradConfig()),
     )
     log = place.open_log()
     restarted = build_learner(log=log, rule_config=AdagradConfig(), store=place.store)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gating import MetagraphView
 from learner.checkpoint import CheckpointStore, Expected, Manifest
-from learner.config import LearnerConfig, RuleConfig, SoftmaxMseConfig
+from learner.config import LearnerConfig, RuleConfig, SoftmaxMseConfig, settings_of
 from learner.core import Learner
 from learner.event_log import EventLog, Genesis
 from learner.events import Action, Decision, DecisionBatch, Event, RewardItem
@@ -96,11 +96,10 @@ def build_learner(
     config = LearnerConfig(rule=rule_config or SoftmaxMseConfig(), **settings)
     rule, log = rule or build_rule(config.rule), log or MemoryEventLog(started_at_ms=EPOCH)
     if log.genesis is None:
-        log.begin(Genesis(view, config.seed))
+        log.begin(Genesis(view, config.seed, settings_of(config.rule)))
     restorer = Restorer(log, rule, expected(log, config), store)
     return Learner(
         config=config,
-        rule=rule,
         restored=restorer.newest(),
         restorer=restorer,
         dim=DIM,
@@ -126,7 +125,7 @@ def learn_all(learner: Learner) -> list[int]:
 
 def expected(log: EventLog, config: LearnerConfig) -> Expected:
     """What the checkpoints of a learner over this log are of."""
-    return Expected("app", log.id, config.rule.model_dump(), FINGERPRINT, DIM)
+    return Expected("app", log.id, settings_of(config.rule), FINGERPRINT, DIM, tuple(map(settings_of, config.shadow)))
 
 
 def save(learner: Learner, store: CheckpointStore) -> Manifest:
@@ -138,7 +137,6 @@ def save(learner: Learner, store: CheckpointStore) -> Manifest:
         log_id=learner.log.id,
         epoch=learner.log.epoch,
         decisions=captured.decisions,
-        rule=learner.config.rule.model_dump(),
         fingerprint=FINGERPRINT,
         dim=DIM,
     )
@@ -167,7 +165,7 @@ def settle(learner: Learner, action: Action, seqs: Sequence[int] | None = None) 
 
 def replay(learner: Learner) -> LearnerState:
     """The state that the learner's log gives to a start from its beginning."""
-    return Restorer(learner.log, learner.rule, expected(learner.log, learner.config)).newest().state
+    return Restorer(learner.log, learner._restorer.rule, expected(learner.log, learner.config)).newest().state
 
 
 def state_of(learner: Learner) -> LearnerState:
@@ -206,12 +204,14 @@ def known_rewards(join):
 
 def state_digest(state: LearnerState) -> list[object]:
     """What learning changes, to the bit, to be compared by equality."""
-    rule = [{name: bits(tensor) for name, tensor in part.items()} for part in (state.rule.rows, state.rule.shared)]
+    rules = [state.rule, *(shadow.rule for shadow in state.shadows.values())]
+    rule = [{name: bits(tensor) for name, tensor in part.items()} for one in rules for part in (one.rows, one.shared)]
+    identities = [state.identity, state.served_since, *(shadow.identity for shadow in state.shadows.values())]
     # Selections come with decisions, which have no place among the events.
     names = [field.name for field in fields(UidStatistics) if field.name != "selections"]
     counts = [getattr(state.statistics, name).tobytes() for name in names]
     tenures = (sorted(state.tenures.since.items()), sorted(state.tenures.former_hotkeys.items()))
-    return [rule, counts, tenures, state.view, state.version, state.frozen, list(state.held.items())]
+    return [rule, identities, counts, tenures, state.view, state.version, state.frozen, list(state.held.items())]
 
 
 def bits(tensor: torch.Tensor) -> bytes:

@@ -12,9 +12,9 @@ import torch
 
 from gating import MetagraphView
 from learner.checkpoint import CheckpointStore, Expected, Manifest
-from learner.config import AdagradConfig, RuleConfig, SoftmaxMseConfig
+from learner.config import AdagradConfig, RuleConfig, SoftmaxMseConfig, settings_of
 from learner.rules import LearnBatch, build_rule
-from learner.state import Held, LearnerState, UidStatistics
+from learner.state import Held, LearnerState, RuleIdentity, UidStatistics
 from learner.tenures import Tenures
 
 DIM = 4
@@ -61,6 +61,7 @@ def learned(config: RuleConfig = AdagradConfig(), *, version: int = 12, seed: in
         version=version,
         frozen=True,
         held={3: Held.FROZEN, 4: Held.FROZEN, 5: Held.NON_FINITE, 7: Held.ROLLED_BACK},
+        identity=RuleIdentity(config.name, settings_of(config)),
     )
 
 
@@ -71,7 +72,6 @@ def save(store: CheckpointStore, state: LearnerState | None = None, **changes: o
         "log_id": LOG,
         "epoch": 5,
         "decisions": 31,
-        "rule": RULES[0].model_dump(),
         "fingerprint": "tiny",
         "dim": DIM,
     }
@@ -80,7 +80,7 @@ def save(store: CheckpointStore, state: LearnerState | None = None, **changes: o
 
 def expected(**changes: object) -> Expected:
     """What the usual reader expects, but for `changes`."""
-    usual = Expected(application="gate", log_id=LOG, rule=RULES[0].model_dump(), fingerprint="tiny", dim=DIM)
+    usual = Expected(application="gate", log_id=LOG, rule=settings_of(RULES[0]), fingerprint="tiny", dim=DIM)
     return replace(usual, **changes)
 
 

@@ -38,6 +38,7 @@ class Books:
         self.since = {}
         self.held = {}
         self.frozen = False
+        self.serving, self.shadows, self.served_since = None, set(), 0
         self.events = {}
         self.past = {0: (copy.deepcopy(self.earned), {}, dict(self.since), self.owners)}
 
@@ -88,8 +89,18 @@ class Books:
             case Action.DROP:
                 for seq in self._settled(event):
                     del self.held[seq]
-            case Action.ROLLBACK:
+            case Action.ROLLBACK if event.arguments["version"] >= self.served_since:
                 self._roll_back(event)
+            case Action.SHADOW | Action.PROMOTE:
+                self._change_rules(event)
+
+    def _change_rules(self, event):
+        label = event.arguments["label"]
+        if event.action is Action.SHADOW:
+            self.serving, self.shadows = label, set(event.arguments["shadows"])
+        elif label in self.shadows:
+            self.shadows = self.shadows - {label} | {self.serving}
+            self.serving, self.served_since = label, event.seq
 
     def _settled(self, event):
         asked = {seq for first, last in event.arguments["ranges"] for seq in range(first, last + 1)}

@@ -13,11 +13,11 @@ import torch
 
 from learner.checkpoint import CheckpointStore
 from learner.checkpoint_files import shown
-from learner.config import AdagradConfig, SoftmaxMseConfig
+from learner.config import AdagradConfig, SoftmaxMseConfig, settings_of
 from learner.errors import CheckpointError, CheckpointMismatchError, UnknownVersionError
 from learner.rules import build_rule
 from learner.snapshot_source import load_snapshot
-from learner.state import LearnerState, RuleState, UidStatistics
+from learner.state import LearnerState, RuleIdentity, RuleState, UidStatistics
 
 from .checkpoints import DIM, LOG, OTHER_LOG, RULES, VIEW, Files, content, expected, forged, learned, save
 
@@ -38,8 +38,8 @@ def store(url):
 @pytest.mark.parametrize("config", RULES, ids=lambda config: config.name)
 def test_a_state_comes_back_to_the_bit(store, config):
     state = learned(config)
-    manifest = save(store, state, rule=config.model_dump())
-    want = expected(rule=config.model_dump())
+    manifest = save(store, state)
+    want = expected(rule=settings_of(config))
     assert content(store.load(manifest, want)) == content(state)
     loaded, found = store.newest(want)
     assert content(loaded) == content(state)
@@ -49,7 +49,7 @@ def test_a_state_comes_back_to_the_bit(store, config):
 @pytest.mark.parametrize("config", RULES, ids=lambda config: config.name)
 def test_learning_goes_on_from_a_loaded_state(store, config):
     state, rule = learned(config), build_rule(config)
-    loaded = store.load(save(store, state, rule=config.model_dump()), expected(rule=config.model_dump()))
+    loaded = store.load(save(store, state), expected(rule=settings_of(config)))
     for each in (state, loaded):
         for tensor in (*each.rule.rows.values(), *each.rule.shared.values()):
             tensor += 1 if tensor.dtype != torch.bool else True
@@ -61,7 +61,8 @@ def test_strided_shared_empty_and_scalar_tensors_come_back(store):
     base = torch.arange(6.0).reshape(2, 3)
     rows = {"a.b": base.T, "c": base.T[:, 0], "flags": torch.tensor([True, False, True]), "none": torch.zeros(3, 0)}
     shared = {"step": torch.tensor(2**60), "half": torch.tensor(-0.0, dtype=torch.float16)}
-    state = LearnerState(view=VIEW, rule=RuleState(rows, shared), statistics=UidStatistics.empty(3))
+    identity = RuleIdentity("adagrad", settings_of(RULES[0]))
+    state = LearnerState(VIEW, RuleState(rows, shared), UidStatistics.empty(3), identity=identity)
     loaded = store.load(save(store, state), expected())
     assert content(loaded) == content(state)
 
@@ -70,7 +71,7 @@ def test_a_manifest_says_what_it_is_of(store):
     manifest = save(store)
     assert (manifest.name, manifest.number, manifest.version) == ("00000001-v12", 1, 12)
     assert (manifest.application, manifest.log_id, manifest.epoch, manifest.decisions) == ("gate", LOG, 5, 31)
-    assert (manifest.fingerprint, manifest.dim, manifest.rule) == ("tiny", DIM, RULES[0].model_dump())
+    assert (manifest.fingerprint, manifest.dim, manifest.rule) == ("tiny", DIM, settings_of(RULES[0]))
     assert manifest.held == {"frozen": ((3, 4),), "non_finite": ((5, 5),), "rolled_back": ((7, 7),)}
     assert manifest.created_at.endswith("+00:00")
     assert store.list() == [manifest]
@@ -134,7 +135,7 @@ MISMATCHES = {
     "log_id": (OTHER_LOG, "--reset"),
     "fingerprint": ("huge", "another encoder is another application"),
     "dim": (8, "another encoder is another application"),
-    "rule": (AdagradConfig(learning_rate=0.3).model_dump(), "tidegate replay --rule NAME --write-checkpoint"),
+    "rule": (settings_of(AdagradConfig(learning_rate=0.3)), "tidegate replay --rule NAME --write-checkpoint"),
 }
 
 
@@ -154,7 +155,7 @@ def test_a_checkpoint_of_something_else_is_refused_with_the_remedy(store, attrib
 def test_the_other_rule_is_refused_and_any_log_will_do_if_none_is_expected(store):
     manifest = save(store)
     with pytest.raises(CheckpointMismatchError, match="set the rule back to adagrad"):
-        store.newest(expected(rule=SoftmaxMseConfig().model_dump()))
+        store.newest(expected(rule=settings_of(SoftmaxMseConfig())))
     assert store.newest(expected(log_id=None))[1] == manifest
 
 
@@ -168,7 +169,10 @@ def test_a_mismatch_of_the_newest_is_not_passed_over(store):
 @pytest.mark.parametrize("attribute", MISMATCHES)
 def test_history_may_hold_others(store, attribute, caplog):
     good = save(store, learned(version=5))
-    save(store, learned(version=6), **{attribute: MISMATCHES[attribute][0]})
+    other, value = learned(version=6), MISMATCHES[attribute][0]
+    if attribute == "rule":
+        other.identity = RuleIdentity("adagrad", value)
+    save(store, other, **({} if attribute == "rule" else {attribute: value}))
     assert store.newest(expected(), at_most=6)[1] == good
     assert not caplog.records
 
@@ -245,8 +249,8 @@ def test_a_later_save_leaves_what_was_set_aside(store, url):
 @pytest.mark.parametrize("config", RULES, ids=lambda config: config.name)
 def test_a_replica_gets_the_weights_without_the_learner(store, config):
     state = learned(config)
-    save(store, state, rule=config.model_dump())
-    snapshot = load_snapshot(store, expected(rule=config.model_dump(), log_id=None), build_rule)
+    save(store, state)
+    snapshot = load_snapshot(store, expected(rule=settings_of(config), log_id=None), build_rule)
     head = build_rule(config).head(state.rule)
     assert snapshot.order == (5, 12)
     assert (snapshot.view, snapshot.fingerprint, snapshot.dim) == (VIEW, "tiny", DIM)

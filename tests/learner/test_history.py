@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from learner.checkpoint import CheckpointStore
-from learner.config import AdagradConfig, PooledRidgeConfig, SoftmaxMseConfig
+from learner.config import AdagradConfig, PooledRidgeConfig, SoftmaxMseConfig, label_of
 from learner.errors import LearnerError, LogUnavailableError
 from learner.events import Action, DecisionBatch, OperatorEvent, Outcome, ResyncEvent, RewardEvent, RewardItem
-from learner.learning import Learning, free_to_settle
+from learner.learning import free_to_settle
+from learner.restore import Restored
 
 from .builders import (
     DIM,
@@ -60,8 +61,10 @@ action = st.one_of(
     st.tuples(st.just("act"), st.sampled_from([Action.FREEZE, Action.THAW, Action.THAW, Action.CHECKPOINT])),
     st.tuples(st.just("roll_back"), st.floats(0, 1)),
     st.tuples(st.just("settle"), st.sampled_from([Action.READMIT, Action.READMIT, Action.DROP]), st.integers(0, 3)),
+    st.tuples(st.just("promote"), st.integers(0, 2)),
     st.tuples(st.just("assume")),
 )
+OTHERS = (SoftmaxMseConfig(learning_rate=0.25, label="other"), AdagradConfig(bonus=0.25, label="third"))
 COUNTED = {
     Outcome.LEARNED: "rewards_accepted",
     Outcome.DEFAULT: "rewards_default",
@@ -86,13 +89,14 @@ class HistoryMachine(RuleBasedStateMachine):
         batch=st.integers(1, 4),
         default=st.sampled_from([None, 0.25]),
         saves=st.booleans(),
+        wanted=st.sets(st.integers(0, 2)),
     )
-    def start(self, config, batch, default, saves):
+    def start(self, config, batch, default, saves, wanted):
         self.log, self.clock = FlakyLog(), Clock()
         # Two are kept, so that a rollback may find its base gone and has to replay from the beginning.
         self.store = CheckpointStore(f"memory://{uuid.uuid4()}", keep=2) if saves else None
+        self.pool = {label_of(rule): rule for rule in (config, *OTHERS)}
         self.settings = {
-            "rule_config": config,
             "batch_rewards": batch,
             "default_reward": default,
             "reward_window_s": WINDOW_S,
@@ -104,12 +108,15 @@ class HistoryMachine(RuleBasedStateMachine):
         self.snapshots, self.digests, self.rules = [], {}, {}
         self.captured, self.acknowledged = [], set()
         self.made, self.taken = [], 0
-        self.build()
+        self.build(label_of(config), wanted)
 
-    def build(self):
-        self.learner = build_learner(**self.settings)
+    def build(self, serving, wanted):
+        """A learner of some of the rules, that which serves among them; the first of them is called the rule."""
+        kept = [rule for place, (label, rule) in enumerate(self.pool.items()) if place in wanted or label == serving]
+        self.learner = build_learner(**self.settings, rule_config=kept[0], shadow=tuple(kept[1:]))
         self.started_at = self.log.last_seq, self.log.decisions_count()
         self.remember()
+        self.learner.take_configured_shadows()
 
     def remember(self):
         """What is learned at a version is the same whenever the learner comes by it."""
@@ -172,6 +179,12 @@ class HistoryMachine(RuleBasedStateMachine):
         free = free_to_settle(state_of(self.learner))
         return self.learner.stage_settlement(what, free[::every] if every else None, "ops")
 
+    def promote(self, which):
+        shadows = list(state_of(self.learner).shadows)
+        if not shadows:
+            return self.act(Action.CHECKPOINT)
+        return self.learner.stage_promotion(shadows[which % len(shadows)], "ops")
+
     def assume(self):
         return self.learner.stage_default_rewards()
 
@@ -199,10 +212,14 @@ class HistoryMachine(RuleBasedStateMachine):
         except LogUnavailableError:
             assert self.learner._doubtful is not None
 
-    @rule()
-    def restart(self):
+    @rule(wanted=st.sets(st.integers(0, 2)))
+    def restart(self, wanted):
+        """With another choice of rules."""
         self.log.refresh()
-        self.build()
+        rules = list(self.pool.values())
+        # A promotion that waits to be learned is so at the restart.
+        serving = state_of(build_learner(**self.settings, rule_config=rules[0], shadow=tuple(rules[1:]))).identity.label
+        self.build(serving, wanted)
 
     @invariant()
     def the_books_agree_with_the_log(self):
@@ -241,11 +258,12 @@ class HistoryMachine(RuleBasedStateMachine):
                     self.check_reported_once(event, reported)
                     self.check_outcome(event, books)
                 elif isinstance(event, OperatorEvent) and event.action is Action.ROLLBACK:
-                    self.check_weights_came_back(event)
+                    self.check_weights_came_back(event, books.served_since)
             books.enter(batch)
         assert self.acknowledged <= reported
         state = state_of(self.learner)
         assert (state.frozen, list(state.held.items())) == (books.frozen, sorted(books.held.items()))
+        assert (set(state.shadows), state.served_since) == (books.shadows, books.served_since)
         assert state.statistics.rewards.tolist() == [len(earned) for earned in books.earned]
         sums = [sum(reward for _, reward in earned) for earned in books.earned]
         np.testing.assert_allclose(state.statistics.reward_sum, sums, atol=1e-9)
@@ -266,8 +284,10 @@ class HistoryMachine(RuleBasedStateMachine):
             stayed = uid < len(books.owners) and books.since.get(uid, 0) <= version
             assert stayed is (event.outcome is not Outcome.STALE)
 
-    def check_weights_came_back(self, event):
+    def check_weights_came_back(self, event, served_since):
         target = event.arguments["version"]
+        if target < served_since:
+            return
         since = self.log.batches(target, event.seq - 1)
         if any(isinstance(batch[0], ResyncEvent) for batch in since) or not {target, event.seq} <= self.rules.keys():
             return
@@ -278,11 +298,14 @@ class HistoryMachine(RuleBasedStateMachine):
         assert state_digest(replay(self.learner)) == learned
         restorer = self.learner._restorer
         for state in self.captured:
-            learning = Learning(self.learner.rule, state, self.log, lambda version: restorer.at(version).state)
+            learning = restorer._learning(Restored(state.copy()), {})
             for batch in self.log.batches(state.version):
                 learning.apply(batch)
             assert state_digest(learning.state) == learned
-        self.restart()
+        state = state_of(self.learner)
+        self.restart(
+            {place for place, label in enumerate(self.pool) if label in (state.identity.label, *state.shadows)}
+        )
         assert state_digest(state_of(self.learner)) == learned
         assert np.isfinite(self.learner.snapshot().weight).all()
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from learner.checkpoint import CheckpointStore
+from learner.config import settings_of
 from learner.errors import CheckpointError, FencedError, LogUnavailableError
 from learner.events import Action
 from learner.housekeeping import Housekeeper
@@ -196,7 +197,7 @@ def test_a_checkpoint_says_what_it_is_of(build_house):
     learner = house.learner
     assert (manifest.application, manifest.log_id, manifest.epoch) == ("app", learner.log.id, EPOCH)
     assert (manifest.version, manifest.decisions, manifest.frozen) == (2, 1, True)
-    assert (manifest.rule, manifest.digest) == (learner.config.rule.model_dump(), state_of(learner).digest())
+    assert (manifest.rule, manifest.digest) == (settings_of(learner.config.rule), state_of(learner).digest())
     house.time.now_s += 5.0
     assert house.keeper.describe() == {
         "name": manifest.name,

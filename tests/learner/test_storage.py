@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from learner.checkpoint import CheckpointStore
-from learner.config import AdagradConfig, LearnerConfig, SoftmaxMseConfig
+from learner.config import AdagradConfig, LearnerConfig, SoftmaxMseConfig, settings_of
 from learner.errors import (
     CheckpointMismatchError,
     LearnerError,
@@ -15,9 +15,10 @@ from learner.errors import (
     WrongLogError,
 )
 from learner.sql import open_sql_log
+from learner.state import RuleIdentity
 from learner.storage import check_storage
 
-from .builders import DIM, FINGERPRINT, build_learner, learn_all, message_reward, save
+from .builders import DIM, FINGERPRINT, build_learner, learn_all, message_reward, save, state_of
 
 
 class Place:
@@ -101,7 +102,9 @@ def test_checkpoints_of_another_rule_or_other_settings_are_refused_with_the_reme
 def test_the_newest_checkpoint_that_is_whole_counts(place):
     place.run("r-1")
     log = place.open_log()
-    newest = save(build_learner(log=log, rule_config=AdagradConfig()), place.store)
+    learner = build_learner(log=log)
+    state_of(learner).identity = RuleIdentity("adagrad", settings_of(AdagradConfig()))
+    newest = save(learner, place.store)
     log.close()
     with pytest.raises(CheckpointMismatchError):
         place.check()
@@ -165,7 +168,7 @@ def test_a_damaged_or_newer_database_is_refused(place):
 
 def test_an_older_database_is_left_to_the_learner(place, monkeypatch):
     place.run("r-1")
-    monkeypatch.setattr("learner.sql.log.newest_revision", lambda: "0002")
+    monkeypatch.setattr("learner.sql.log.newest_revision", lambda: "9998")
     place.check(AdagradConfig())
 
 
