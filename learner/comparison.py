@@ -128,8 +128,8 @@ class Comparison:
         parts: list[tuple[NDArray[np.int64], Judged]] = []
         candidates = np.flatnonzero(serving.available)
         for some, slots in by_slots(rows, table, None, len(candidates)):
-            predicted = table.embedding[some] @ serving.weight[candidates].T + serving.bias[candidates]
-            parts.append((some, judge(head, table, predicted, self._policy, some, slots)))
+            scores = table.embedding[some] @ serving.weight[candidates].T + serving.bias[candidates]
+            parts.append((some, judge(head, table, scores.astype(np.float64), self._policy, some, slots)))
         return table.evidence(parts)
 
     def _result(self, label: str, serving: str) -> dict[str, object]:

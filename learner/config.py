@@ -186,7 +186,7 @@ class CheckpointConfig(StrictModel):
 class LearnerConfig(StrictModel):
     """How rewards are taken, learned, kept and published."""
 
-    rule: RuleConfig = AdagradConfig()
+    rule: RuleConfig = PooledRidgeConfig()
     """The learning rule and its settings."""
     shadow: tuple[RuleConfig, ...] = ()
     """Further rules, which learn from the same rewards without serving anybody; `tidegate promote` lets one serve."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from deployments.errors import LearnerAway
 from gating.metagraph import MetagraphView
 from learner.checkpoint import CheckpointStore, Expected
-from learner.config import AdagradConfig, LearnerConfig, SoftmaxMseConfig, settings_of
+from learner.config import AdagradConfig, LearnerConfig, RuleConfig, SoftmaxMseConfig, settings_of
 from learner.core import ExplainedDecision, HeldEvent, Learner, ResyncSummary
 from learner.errors import LearnerError, NeedsDurableLogError
 from learner.event_log import Genesis
@@ -48,13 +48,14 @@ class LocalLearner:
         rule: SoftmaxMseConfig | AdagradConfig,
         epoch: int = 1,
         checkpoints: CheckpointStore | None = None,
+        shadow: tuple[RuleConfig, ...] = (),
     ) -> None:
         self.now_s = 0.0
         log, built = MemoryEventLog(started_at_ms=epoch), build_rule(rule)
         log.begin(Genesis(view, 0))
         restorer = Restorer(log, built, Expected("app", log.id, settings_of(rule), fingerprint, dim))
         self.core = Learner(
-            config=LearnerConfig(rule=rule),
+            config=LearnerConfig(rule=rule, shadow=shadow),
             restored=restorer.newest(),
             restorer=restorer,
             dim=dim,
@@ -62,6 +63,9 @@ class LocalLearner:
             log=log,
             clock=lambda: self.now_s,
         )
+        if shadow:
+            self.core.take_configured_shadows()
+            self.core.learn()
         self._store = checkpoints
         self._housekeeper = Housekeeper(
             self.core, checkpoints, application="app", clock=lambda: self.now_s, on_crash=lambda: None
@@ -148,6 +152,12 @@ class LocalLearner:
     async def freeze(self, frozen: bool, author: str) -> int:
         self._operate(author)
         return self._act(Action.FREEZE if frozen else Action.THAW, author)
+
+    async def promote(self, label: str, author: str) -> dict[str, Any]:
+        self._operate(author)
+        seq = self.core.commit_one(self.core.stage_promotion(label, author))
+        self.learn()
+        return {"rule": label, "version": seq, "rules": self.core.describe()["rules"]}
 
     async def rollback(self, version: int | None, checkpoint: str | None, author: str) -> dict[str, Any]:
         self._operate(author)

@@ -9,7 +9,7 @@ import pytest
 
 from deployments.config import ApiKeyAuthArgs
 from learner.checkpoint import CheckpointStore
-from learner.config import SoftmaxMseConfig
+from learner.config import AdagradConfig, RuleConfig, SoftmaxMseConfig
 from learner.errors import (
     ChainUnavailableError,
     CheckpointCorruptError,
@@ -19,6 +19,7 @@ from learner.errors import (
     OverloadedError,
     StaleViewError,
     UnknownEventError,
+    UnknownRuleError,
     UnknownVersionError,
 )
 from learner.events import OperatorEvent
@@ -41,11 +42,22 @@ BOSS = ApiKeyAuthArgs.model_validate(
 @pytest.fixture
 async def service(start: Start, tmp_path: Path) -> LocalService:
     """A replica whose learner has a place for checkpoints, called by `boss`."""
+    return await _service(start, tmp_path)
+
+
+@pytest.fixture
+async def shadowed(start: Start, tmp_path: Path) -> LocalService:
+    """The same with a shadow rule."""
+    return await _service(start, tmp_path, AdagradConfig())
+
+
+async def _service(start: Start, tmp_path: Path, *shadow: RuleConfig) -> LocalService:
     learner = LocalLearner(
         VIEW,
         dim=DIM,
         fingerprint=FINGERPRINT,
         rule=SoftmaxMseConfig(),
+        shadow=shadow,
         checkpoints=CheckpointStore(str(tmp_path / "checkpoints"), keep=3),
     )
     service = await start(auth=BOSS, learner=learner)
@@ -138,6 +150,26 @@ async def test_a_rollback_goes_to_a_checkpoint_by_its_name(service: LocalService
     assert (result["restored"], result["quarantined"]) == (saved["version"], 1)
 
 
+async def test_a_shadow_is_promoted_by_its_label_and_serves_from_a_version_of_its_own(
+    shadowed: LocalService,
+) -> None:
+    service = shadowed
+    version = await reward(service, "a")
+    before = await weights(service)
+    promoted = await answer(service, "POST", "promote", {"rule": "adagrad"})
+    assert (promoted["rule"], promoted["version"]) == ("adagrad", version + 1)
+    assert {label: rule["serves"] for label, rule in promoted["rules"].items()} == {
+        "adagrad": True,
+        "softmax_mse": False,
+    }
+    assert promoted["rules"]["adagrad"]["served_since"] == version + 1
+    assert await weights(service) != before
+    check_problem(await service.post("/v1/admin/promote", {"rule": "adagrad"}), 404, "unknown_rule")
+    await answer(service, "POST", "promote", {"rule": "softmax_mse"})
+    assert await weights(service) == before
+    assert actions(service) == [("shadow", "configuration"), ("promote", "boss"), ("promote", "boss")]
+
+
 async def test_a_held_reward_of_a_decision_names_the_decision(start: Start) -> None:
     service = await start()
     await service.post("/v1/admin/freeze", {})
@@ -173,6 +205,10 @@ async def test_an_erasure_is_logged_with_who_asked_for_it(start: Start) -> None:
     [
         ("checkpoint", {"name": "mine"}, "name"),
         ("checkpoint", [], "body"),
+        ("promote", {"rule": ""}, "rule"),
+        ("promote", {"rule": 3}, "rule"),
+        ("promote", {}, "rule"),
+        ("promote", {"rule": "adagrad", "now": True}, "now"),
         ("freeze", {"frozen": 1}, "frozen"),
         ("freeze", {"frozen": "yes"}, "frozen"),
         ("freeze", {"frozen": None}, "frozen"),
@@ -247,6 +283,7 @@ async def test_a_body_where_everything_is_optional_may_be_absent_but_not_malform
         (NeedsDurableLogError("in memory"), 501, "not_available", False),
         (UnknownVersionError("no version 7"), 404, "unknown_version", False),
         (UnknownEventError("no event 7"), 404, "unknown_event", False),
+        (UnknownRuleError("no rule"), 404, "unknown_rule", False),
         (CheckpointError("disk full"), 503, "checkpoint_failed", True),
         (CheckpointCorruptError("altered"), 503, "checkpoint_failed", True),
         (ChainUnavailableError("no node"), 503, "chain_unavailable", True),
@@ -263,6 +300,7 @@ async def test_a_body_where_everything_is_optional_may_be_absent_but_not_malform
         ("freeze", None),
         ("rollback", {"version": 0}),
         ("quarantine", {"action": "drop"}),
+        ("promote", {"rule": "adagrad"}),
     ],
 )
 async def test_what_the_learner_refuses_becomes_its_problem_with_the_reason(
@@ -279,6 +317,7 @@ async def test_what_the_learner_refuses_becomes_its_problem_with_the_reason(
     [
         ("rollback", {"version": 999}, "unknown_version"),
         ("quarantine", {"action": "drop", "seqs": [999]}, "unknown_event"),
+        ("promote", {"rule": "rule-999"}, "unknown_rule"),
     ],
 )
 async def test_what_is_not_there_is_a_404(service: LocalService, path: str, body: object, code: str) -> None:
@@ -289,6 +328,7 @@ async def test_the_openapi_schema_documents_every_action(service: LocalService) 
     paths = service.api.openapi()["paths"]
     bodies = {"checkpoint": (set(), False), "freeze": ({"frozen"}, False)}
     bodies |= {"rollback": ({"version", "checkpoint"}, True), "quarantine": ({"action", "seqs"}, True)}
+    bodies |= {"promote": ({"rule"}, True)}
     for path, (keys, required) in bodies.items():
         operation = paths[f"/v1/admin/{path}"]["post"]
         body = operation["requestBody"]

@@ -54,7 +54,8 @@ def taken_port() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ((), ("serve", "demo", "status", "key", "down")),
+        ((), ("serve", "demo", "status", "promote", "key", "down")),
+        (("promote",), ("RULE", "--url", "--api-key-env", "--json")),
         (("serve",), ("--config", "--address", "--reset")),
         (("demo",), ("--url", "--data", "--k", "--limit", "--seed", "--batch", "--api-key-env", "--json")),
         (("status",), ("--url", "--api-key-env", "--json")),
@@ -252,3 +253,27 @@ def test_a_named_variable_that_is_not_set_is_bad_input() -> None:
         result = run(command, "--api-key-env", "NOT_SET")
         assert result.exit_code == 2
         assert "the variable NOT_SET is not set" in result.stderr
+
+
+def test_a_promotion_is_asked_for_by_label_and_answered_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[tuple[str, str, object]] = []
+
+    def gate(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        received.append((request.method, request.url.path, body))
+        if body["rule"] != "tight":
+            document = {"title": "Not Found", "code": "unknown_rule", "detail": "there is no shadow rule"}
+            content_type = {"content-type": "application/problem+json"}
+            return httpx.Response(404, content=json.dumps(document), headers=content_type)
+        return httpx.Response(200, json={"rule": "tight", "version": 41, "rules": {}})
+
+    monkeypatch.setattr("deployments.client.GateClient", partial(GateClient, transport=httpx.MockTransport(gate)))
+    result = run("promote", "tight")
+    assert (result.exit_code, result.output) == (0, "tight serves from version 41 on\n")
+    assert received == [("POST", "/v1/admin/promote", {"rule": "tight"})]
+    assert json.loads(run("promote", "tight", "--json").output) == {"rule": "tight", "version": 41}
+    refused = run("promote", "loose")
+    assert refused.exit_code == 1
+    assert "tidegate promote:" in refused.stderr
+    assert "there is no shadow rule" in refused.stderr
+    assert run("promote").exit_code == 2

@@ -197,6 +197,13 @@ HELD = {"seq": 9, "reason": "frozen", "reward_id": "m", "uids": [1], "rewards": 
             [Checkpoint(**CHECKPOINT)],
         ),
         (lambda gate: gate.freeze(), "POST /v1/admin/freeze", {"frozen": True}, {"frozen": True, "version": 8}, 8),
+        (
+            lambda gate: gate.promote("adagrad"),
+            "POST /v1/admin/promote",
+            {"rule": "adagrad"},
+            {"rule": "adagrad", "version": 9, "rules": {}},
+            9,
+        ),
         (lambda gate: gate.freeze(False), "POST /v1/admin/freeze", {"frozen": False}, {"version": 9}, 9),
         (
             lambda gate: gate.rollback(version=0),

@@ -40,6 +40,31 @@ STATE: dict[str, Any] = {
         "log_error": "the database is away",
         "frozen": True,
         "quarantine": {"frozen": 5, "rolled_back": 3, "non_finite": 0},
+        "rules": {
+            "adagrad": {
+                "serves": True,
+                "moving_loss": 0.125,
+                "would_earn": {"decisions": 812, "status": "ok", "value": 0.61, "low": 0.6, "high": 0.62},
+            },
+            "tight": {
+                "serves": False,
+                "moving_loss": 0.375,
+                "would_earn": {
+                    "decisions": 812,
+                    "status": "ok",
+                    "value": 0.63,
+                    "low": 0.625,
+                    "high": 0.635,
+                    "better_by": {"status": "ok", "value": 0.02, "low": 0.015, "high": 0.025},
+                },
+            },
+            "seed": {
+                "serves": False,
+                "moving_loss": None,
+                "would_earn": {"decisions": 0, "status": "no_support", "better_by": {"status": "no_support"}},
+            },
+        },
+        "drift": {"active": True, "loss_before": 0.5, "loss_after": 0.75, "last_version": 4600},
         "log_id": "0f9a",
         "fingerprint": "minilm:53aa",
     },
@@ -127,6 +152,23 @@ def show(answer: httpx.Response | httpx.TransportError, *, json_output: bool = F
 )
 def test_each_figure_stands_beside_its_name(label: str, value: str) -> None:
     assert value in row(rendered(STATE), label).replace("│", " ").split(label, 1)[1].split()
+
+
+def test_the_rules_stand_side_by_side_where_there_are_shadows() -> None:
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in rendered(STATE).splitlines()]
+    assert ["adagrad", "yes", "0.125", "0.61", "0.6 to 0.62", "-", "812"] in rows
+    assert ["tight", "no", "0.375", "0.63", "0.625 to 0.635", "0.02 (0.015 to 0.025)", "812"] in rows
+    assert ["seed", "no", "-", "no_support", "-", "-", "0"] in rows
+    alone = copy.deepcopy(STATE)
+    alone["learner"]["rules"] = {"adagrad": STATE["learner"]["rules"]["adagrad"]}
+    assert "would have earned" not in rendered(alone)
+
+
+def test_an_alarm_that_is_on_is_seen_with_when_and_how_far() -> None:
+    assert "drift: the loss rose from 0.5 to 0.75 at version 4600" in rendered(STATE)
+    calm = copy.deepcopy(STATE)
+    calm["learner"]["drift"]["active"] = False
+    assert "drift" not in rendered(calm)
 
 
 def test_an_absent_learner_is_shown_with_when_it_was_last_seen() -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from gating import MetagraphView
+from gating.policies import Policy
 from learner.checkpoint import CheckpointStore, Expected, Manifest
 from learner.config import LearnerConfig, RuleConfig, SoftmaxMseConfig, settings_of
 from learner.core import Learner
@@ -87,6 +88,7 @@ def build_learner(
     on_hotkey_swap: Literal["keep", "reset"] = "keep",
     log: EventLog | None = None,
     store: CheckpointStore | None = None,
+    policy: Policy | None = None,
     **settings: object,
 ) -> Learner:
     """A learner, by default with an empty log and with the rule that draws its rows at random.
@@ -107,6 +109,7 @@ def build_learner(
         log=log,
         clock=clock or Clock(),
         on_hotkey_swap=on_hotkey_swap,
+        policy=policy,
     )
 
 

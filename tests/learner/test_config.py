@@ -3,7 +3,15 @@ import math
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from learner.config import AdagradConfig, BittensorChain, ChainConfig, LearnerConfig, RosterChain, SoftmaxMseConfig
+from learner.config import (
+    AdagradConfig,
+    BittensorChain,
+    ChainConfig,
+    LearnerConfig,
+    PooledRidgeConfig,
+    RosterChain,
+    SoftmaxMseConfig,
+)
 from learner.rules import Adagrad, SoftmaxMse, build_rule
 
 
@@ -15,7 +23,7 @@ def test_the_seeds_rule_has_the_seeds_numbers_by_default():
 def test_a_rule_is_chosen_by_its_name():
     config = LearnerConfig.model_validate({"rule": {"name": "softmax_mse", "momentum": 0.5}})
     assert config.rule == SoftmaxMseConfig(momentum=0.5)
-    assert LearnerConfig().rule == AdagradConfig()
+    assert LearnerConfig().rule == PooledRidgeConfig()
 
 
 def test_a_rule_is_built_with_its_settings():
@@ -75,7 +83,7 @@ def test_every_field_says_what_it_means(config):
 
 
 def test_equal_settings_are_equal_however_they_were_given():
-    given = LearnerConfig.model_validate({"rule": {"name": "adagrad"}, "reward_range": [0, 1]})
+    given = LearnerConfig.model_validate({"rule": {"name": "pooled_ridge"}, "reward_range": [0, 1]})
     assert given == LearnerConfig()
 
 

@@ -173,7 +173,8 @@ class HistoryMachine(RuleBasedStateMachine):
         return self.learner.stage_action(what, "ops")
 
     def roll_back(self, share):
-        return self.learner.stage_rollback(round(share * self.learner.version), "ops")
+        first = state_of(self.learner).served_since
+        return self.learner.stage_rollback(first + round(share * (self.learner.version - first)), "ops")
 
     def settle(self, what, every):
         free = free_to_settle(state_of(self.learner))
