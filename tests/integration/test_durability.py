@@ -39,6 +39,8 @@ def service(start_service: Callable[..., Service]) -> Service:
         [f"expert-{uid}" for uid in range(N)],
         learner={
             "rule": {"name": "adagrad"},
+            "shadow": [{"name": "pooled_ridge", "label": "other"}],
+            "compare_interval_s": 0.2,
             "heartbeat_s": 0.2,
             "log": {"lease_s": 2.0},
             "checkpoints": {"interval_s": 600.0, "keep": 3},
@@ -190,9 +192,37 @@ def test_a_rollback_brings_the_weights_of_a_version_or_a_checkpoint_back_to_the_
 
 def test_what_operators_did_is_in_the_log_with_their_names(service: Service) -> None:
     actions = rows(service, "SELECT action, author FROM operator_actions JOIN events USING (seq) ORDER BY seq")
-    done = "checkpoint rollback drop freeze thaw checkpoint rollback readmit rollback drop drop"
+    done = "shadow checkpoint rollback drop freeze thaw checkpoint rollback readmit rollback drop drop"
     assert [action for action, _ in actions] == done.split()
-    assert {author for _, author in actions} == {"anonymous"}
+    assert [author for _, author in actions] == ["configuration", *["anonymous"] * (len(actions) - 1)]
+
+
+def test_a_shadow_is_compared_promoted_and_still_serves_after_a_kill(service: Service) -> None:
+    def rules() -> dict[str, Any]:
+        found: dict[str, Any] = service.state()["learner"]["rules"]
+        return found
+
+    def is_compared() -> bool:
+        reward(service, select(service), [1.0, 0.0])
+        return bool(rules()["other"]["would_earn"]["decisions"] >= 2)
+
+    wait_for(is_compared)
+    assert rules()["other"]["would_earn"]["better_by"]["status"] in ("ok", "no_support")
+    before = scores(service)
+    said = tidegate("promote", "other", "--url", service.url).stdout
+    version = rules()["other"]["served_since"]
+    assert said == f"other serves from version {version} on\n"
+    assert rules()["adagrad"]["serves"] is False
+    wait_for(lambda: min(versions(service)) >= version)
+    promoted = scores(service)
+    assert promoted != before
+    kill(service.learner_pid())
+    wait_for(lambda: service.state()["learner"].get("status") == "running")
+    assert service.state()["learner"]["rule"] == "pooled_ridge"
+    assert scores(service) == promoted
+    tidegate("promote", "adagrad", "--url", service.url)
+    wait_for(lambda: service.state()["learner"]["rule"] == "adagrad")
+    assert scores(service) == before
 
 
 def test_a_restart_goes_on_where_it_ended_even_from_the_checkpoint_before_a_damaged_one(service: Service) -> None:
