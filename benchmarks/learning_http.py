@@ -54,6 +54,8 @@ def play_over_http(gate: GateClient, stream: Stream, prompts: list[str], k: int,
             rewards = [float(stream.rewards[step, uid]) for uid in selection.uids]
             earned.append(Reward(selection.uids, rewards, decision_id=selection.decision_id))
         report = gate.report(earned, wait="published")
+        if not report.reached:
+            raise RuntimeError(f"version {report.version} was not published in time; is the machine overloaded?")
         if report.rejected or report.accepted != len(steps) * k:
             raise RuntimeError(f"{report.accepted} of {len(steps) * k} rewards were taken: {report.rejected}")
     return Outcome.of(stream, chosen)

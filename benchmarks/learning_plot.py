@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 from deployments import svg
@@ -10,8 +11,8 @@ from .learning_tables import HERO, Results, distinct, mean_and_error, only, per_
 
 _COLOURS = ("#1f6f8b", "#2a9d57", "#8b5fbf", "#b8860b", "#d1708f", "#5b6ee1", "#7f5539", "#3aa6a6")
 _HERO, _REFERENCE = "#c0562f", "#999999"
-_DASHES = ("2 3", "6 3", "10 3 2 3", "1 2", "12 4")
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 440, 64, 250, 50, 44
+_DASHES = ("2 3", "6 3", "10 3 2 3", "4 2", "12 4")
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 900, 440, 64, 290, 50, 44
 _TICKS = 5
 _ROW = 26
 
@@ -27,14 +28,12 @@ def draw_regret(results: Results, title: str, hero: str = HERO) -> str:
         return _round(_LEFT + step / steps * (right - _LEFT)), _round(bottom - regret / highest * (bottom - _TOP))
 
     parts = [svg.text(_LEFT, 26, title, size=15)]
-    for tick in range(_TICKS + 1):
-        share = tick / _TICKS
-        x, y = place(share * steps, share * highest)
-        parts += [
-            svg.line(_LEFT, y, right, y, "#dddddd", 1),
-            svg.text(_LEFT - 8, y + 4, f"{share * highest:,.0f}", size=11, anchor="end"),
-            svg.text(x, bottom + 18, f"{share * steps:,.0f}", size=11, anchor="middle"),
-        ]
+    for regret in ticks(0.0, highest):
+        y = place(0.0, regret)[1]
+        parts.append(svg.line(_LEFT, y, right, y, "#dddddd", 1))
+        parts.append(svg.text(_LEFT - 8, y + 4, f"{regret:,.0f}", size=11, anchor="end"))
+    for step in ticks(0.0, steps):
+        parts.append(svg.text(place(step, 0.0)[0], bottom + 18, f"{step:,.0f}", size=11, anchor="middle"))
     parts.append(svg.text((_LEFT + right) / 2, bottom + 36, "prompts", size=12, anchor="middle"))
     styles = _styles(results, hero)
     by_end = sorted(curves, key=lambda agent: -curves[agent][-1][1])
@@ -66,12 +65,9 @@ def draw_first(results: Results, title: str, hero: str = HERO) -> str:
         return _round(left + (value - low) / (high - low) * (_WIDTH - left - 30))
 
     parts = [svg.text(20, 26, title, size=15)]
-    for tick in range(_TICKS + 1):
-        value = low + (high - low) * tick / _TICKS
-        parts += [
-            svg.line(x(value), _TOP, x(value), bottom, "#dddddd", 1),
-            svg.text(x(value), bottom + 16, f"{value:.3f}", size=11, anchor="middle"),
-        ]
+    for value in ticks(low, high):
+        parts.append(svg.line(x(value), _TOP, x(value), bottom, "#dddddd", 1))
+        parts.append(svg.text(x(value), bottom + 16, f"{value:.3g}", size=11, anchor="middle"))
     agents.sort(key=lambda agent: -cells[agent, ks[0]][0] if (agent, ks[0]) in cells else 0.0)
     for row, agent in enumerate(agents):
         y = _TOP + 14 + _ROW * row
@@ -87,6 +83,14 @@ def draw_first(results: Results, title: str, hero: str = HERO) -> str:
             svg.text(left + 70 * place + 10, bottom + 36, f"k = {k}", size=12),
         ]
     return svg.document(_WIDTH, bottom + 48, title, parts)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """At most six round numbers between the two, at even distances."""
+    step = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= _TICKS)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(step * place, 9) for place in range(first, last + 1)]
 
 
 def _curve(results: Results) -> list[tuple[float, float]]:

@@ -2,7 +2,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.learning_plot import draw_first, draw_regret
+from benchmarks.learning_plot import draw_first, draw_regret, ticks
 from benchmarks.learning_report import BEGIN, END, PAGE, between_marks, ordered, pictures
 from benchmarks.learning_tables import details, mean_and_error, number, overview, per_seed, steps, verdict
 
@@ -153,6 +153,14 @@ def test_regret_is_a_line_an_agent_and_the_worst_is_the_highest():
     assert ends == [50.0, pytest.approx(396 - 346 * 15 / 40, abs=0.1), 396.0]
     assert [line.get("stroke-dasharray") for line in curves] == [None, None, "2 3"]
     assert "adagrad (40)" in drawing
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 452, [0, 100, 200, 300, 400]), (0.39, 1.011, [0.4, 0.6, 0.8, 1.0]), (0, 5_608, [0, 2_000, 4_000])],
+)
+def test_scales_have_round_numbers(low, high, expected):
+    assert ticks(low, high) == expected
 
 
 def test_the_first_choices_picture_has_a_point_for_every_agent_and_k():

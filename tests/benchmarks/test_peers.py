@@ -10,6 +10,10 @@ from benchmarks.streams import churn
 
 from .worlds import separable_stream, small_stream
 
+# paretobandit is installed anyway, as the demo needs it.
+ALL = [pytest.param(name, marks=[] if name == "paretobandit" else [pytest.mark.peers]) for name in PEERS]
+PER_UID = [one for one in ALL if "vowpal" not in one.values[0]]
+
 
 def peer(name):
     package, build = PEERS[name]
@@ -25,7 +29,7 @@ def _their_own_warnings():
         yield
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_peer_learns_whom_to_ask_for_what(name):
     agent, stream = peer(name)(4, 44, 0), separable_stream(steps=400)
     earned = []
@@ -37,7 +41,7 @@ def test_a_peer_learns_whom_to_ask_for_what(name):
     assert np.concatenate(earned[-12:]).mean() > 0.85
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_peer_learns_from_its_own_choices(name):
     stream = small_stream(steps=500)
     figures = play(stream, peer(name)(5, 4, 0), 2).figures()
@@ -45,7 +49,7 @@ def test_a_peer_learns_from_its_own_choices(name):
     assert figures["all"] > 0.6
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_peer_ranks_the_candidates_and_no_one_else(name):
     agent = peer(name)(5, 4, 0)
     stream = small_stream(steps=40)
@@ -56,7 +60,7 @@ def test_a_peer_ranks_the_candidates_and_no_one_else(name):
         agent.learn(stream.embedding[steps], chosen, np.take_along_axis(stream.rewards[steps], chosen, axis=1))
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_peer_is_told_of_new_owners_and_forgets_the_old_ones(name):
     agent = peer(name)(3, 4, 0)
     prompts = iter(small_stream(steps=240).embedding.reshape(-1, 40, 4))
@@ -75,7 +79,7 @@ def test_a_peer_is_told_of_new_owners_and_forgets_the_old_ones(name):
     assert favourite() == 2
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_peer_goes_on_when_reports_are_missing_and_owners_change(name):
     stream = churn(small_stream(steps=700), np.random.default_rng(0))
     reported = stream.rewards.copy()
@@ -120,7 +124,7 @@ def test_white_contexts_have_variance_1_in_every_direction():
     np.testing.assert_allclose(contexts(embedding)[:, :-1].std(axis=0), 1.0)
 
 
-@pytest.mark.parametrize("name", [name for name in PEERS if not name.startswith("vowpal")])
+@pytest.mark.parametrize("name", PER_UID)
 def test_what_was_learned_along_random_directions_is_learned_again_along_the_components(name):
     stream = separable_stream(steps=264)
     agent, told = peer(name)(4, 44, 0), []

@@ -52,12 +52,14 @@ def test_an_agent_learns_what_its_choices_earned_before_the_next_request():
 def test_delayed_reports_are_learned_when_they_are_due_in_that_order_and_once():
     delay = np.array([30, 0, 9, 2, 0, 1_000, 0, 3] + [0] * 24)
     agent = Scripted([[0]] * 32)
-    play(stream_of(np.zeros((32, 2)), delay=delay), agent, 1)
+    play(stream_of(np.zeros((32, 2)), delay=delay, authors=np.arange(32) % 20), agent, 1)
     # By the end of the first request (7) are due 1, 4, 3 (at 5) and 6; then 7 (at 10), 2 (at 11); 0 at 30; never 5.
     assert steps_told(agent)[:4] == [1, 4, 3, 6]
     second = [int(row[0]) for row in agent.told[1][0]]
     assert second == [8, 9, 7, 10, 2, 11, 12, 13, 14, 15]
     assert sorted(steps_told(agent)) == [step for step in range(32) if step != 5]
+    told_by = [name for *_, names in agent.told for name in names]
+    assert told_by == [f"author-{step % 20}" for step in steps_told(agent)]
 
 
 def test_no_report_of_a_long_stream_is_lost():

@@ -8,6 +8,7 @@ from benchmarks.references import (
     REFERENCES,
     best_fixed,
     expected_at_random,
+    folded_ridge,
     informed_share,
     one_pass_ridge,
     references,
@@ -71,6 +72,15 @@ def test_the_one_pass_ridge_knows_no_reward_of_the_request_that_it_answers():
     np.testing.assert_array_equal(one_pass_ridge(stream, 2), one_pass_ridge(other, 2))
     # Before there is any reward all are alike.
     assert (one_pass_ridge(stream, 2)[:8] == [0, 1]).all()
+
+
+def test_the_folded_ridge_has_not_seen_the_prompts_that_it_is_judged_on():
+    stream = small_stream(steps=50)
+    changed = stream.rewards.copy()
+    changed[::5] = 1 - changed[::5]
+    other = Stream("stationary", stream.embedding, changed)
+    np.testing.assert_array_equal(folded_ridge(stream, 2)[::5], folded_ridge(other, 2)[::5])
+    assert (folded_ridge(stream, 2) != folded_ridge(other, 2)).any()
 
 
 def test_the_informed_ask_a_newcomer_who_is_the_best():
