@@ -6,6 +6,8 @@ best of a few on llmrouter with the seeds 0 to 2, as Tidegate's rules have; see 
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import logging
 from functools import partial
@@ -258,7 +260,11 @@ class ParetoBandit(_PerUid):
         init_lambda: float = 20.0,
     ) -> None:
         super().__init__(uids, Contexts(dim, 25, whiten=True), seed)
-        self._settings = {"alpha": alpha, "forgetting_factor": forgetting_factor, "init_lambda": init_lambda}
+        self._settings: dict[str, Any] = {
+            "alpha": alpha,
+            "forgetting_factor": forgetting_factor,
+            "init_lambda": init_lambda,
+        }
         self._seed = seed
         self._forget()
 
@@ -377,6 +383,18 @@ PEERS: dict[str, tuple[str, BuildAgent]] = {
     "paretobandit": ("pareto_bandit", ParetoBandit),
 }
 """Name -> (the package that it needs, its agent)."""
+
+
+DISTRIBUTIONS = ("contextualbandits", "mabwiser", "paretobandit", "vowpalwabbit")
+
+
+def versions() -> dict[str, str | None]:
+    """The version of each peer's distribution; None where it is not installed."""
+    found: dict[str, str | None] = dict.fromkeys(DISTRIBUTIONS)
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def installed() -> dict[str, BuildAgent]:

@@ -90,7 +90,8 @@ class Outcome:
         assert self.stream.available is not None
         assert self.chosen is not None
         newcomer = np.flatnonzero(~self.stream.available[0])
-        return np.isin(self.chosen[self.stream.half or 0 :], newcomer).any(axis=1)
+        has_it: Bool[np.ndarray, " step"] = np.isin(self.chosen[self.stream.half or 0 :], newcomer).any(axis=1)
+        return has_it
 
 
 def _first_window(values: Float[np.ndarray, " step"], wanted: float) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .hardware import describe_machine
+from .peers import versions
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class RunFile:
         """Keep what a run gave."""
         self._results[run] = [{**asdict(run), **result} for result in results]
         lines = ",\n".join(json.dumps(result, allow_nan=False) for result in self.results)
-        document = f'{{"machine": {json.dumps(describe_machine())},\n"runs": [\n{lines}\n]}}\n'
+        document = f'{{"machine": {json.dumps({**describe_machine(), **versions()})},\n"runs": [\n{lines}\n]}}\n'
         unfinished = self.path.with_suffix(".tmp")
         unfinished.write_text(document, encoding="utf-8")
         os.replace(unfinished, self.path)

@@ -57,7 +57,7 @@ class Stream:
     @property
     def uids(self) -> int:
         """How many uids there are."""
-        return self.rewards.shape[1]
+        return int(self.rewards.shape[1])
 
     @property
     def worth(self) -> Float[np.ndarray, "step uid"]:

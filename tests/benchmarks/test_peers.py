@@ -66,16 +66,18 @@ def test_a_peer_is_told_of_new_owners_and_forgets_the_old_ones(name):
     prompts = iter(small_stream(steps=240).embedding.reshape(-1, 40, 4))
 
     def teach(*rewards):
-        for _ in range(2):
-            agent.learn(embedding := next(prompts), np.tile([0, 1, 2], (len(embedding), 1)), np.tile(rewards, (40, 1)))
+        embedding = next(prompts)
+        agent.learn(embedding, np.tile([0, 1, 2], (40, 1)), np.tile(rewards, (40, 1)))
 
     def favourite():
         return np.bincount(agent.choose(next(prompts), np.arange(3), 1)[:, 0], minlength=3).argmax()
 
     teach(0.0, 1.0, 0.6)
+    teach(0.0, 1.0, 0.6)
     assert favourite() == 1
     agent.replace((1,))
-    teach(0.0, 0.1, 0.6)
+    # With what the old owner has earned, the new one would still be the best by far.
+    teach(0.0, 0.45, 0.6)
     assert favourite() == 2
 
 
