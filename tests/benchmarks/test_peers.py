@@ -81,6 +81,17 @@ def test_a_peer_is_told_of_new_owners_and_forgets_the_old_ones(name):
     assert favourite() == 2
 
 
+@pytest.mark.peers
+def test_vowpalwabbit_holds_nothing_against_a_new_owner():
+    agent, stream = peer("vowpalwabbit squarecb")(3, 4, 0), small_stream(steps=400)
+    agent.learn(stream.embedding[:200], np.tile([0, 1, 2], (200, 1)), np.tile([0.0, 0.5, 0.5], (200, 1)))
+    shares = []
+    for _ in range(2):
+        shares.append((agent.choose(stream.embedding[200:], np.arange(3), 1) == 0).mean())
+        agent.replace((0,))
+    assert shares[0] < 0.05 < 0.2 < shares[1]
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_peer_goes_on_when_reports_are_missing_and_owners_change(name):
     stream = churn(small_stream(steps=700), np.random.default_rng(0))

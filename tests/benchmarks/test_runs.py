@@ -129,6 +129,11 @@ def test_the_same_run_gives_the_same_figures(small_set):
     assert first["first"] == again["first"] != other["first"]
 
 
+def test_another_seed_is_another_order_of_the_prompts(small_set):
+    oracles = [make(Run("small", "stationary", 1, seed, "references", 40), None)[-1]["first"] for seed in (10, 11)]
+    assert oracles[0] != oracles[1]
+
+
 def test_fewer_steps_are_played_if_so_asked(small_set):
     (row,) = make(Run("small", "stationary", 1, 10, "adagrad", 40), None)
     assert row["regret"][-1][0] == 40
