@@ -30,9 +30,14 @@ def test_what_a_run_gave_is_there_when_the_file_is_read_again(tmp_path):
     [{"set": "other"}, {"scenario": "churn"}, {"k": 1}, {"seed": 11}, {"agent": "softmax_mse"}, {"steps": 400}],
 )
 def test_a_run_with_anything_else_is_another_one(tmp_path, other):
+    another = Run(**{**vars(RUN), **other})
     with RunFile(tmp_path / "runs.json") as file:
         file.add(RUN, [ROW])
-        assert Run(**{**vars(RUN), **other}) not in file
+        assert another not in file
+        file.add(another, [{**ROW, "agent": another.agent}])
+    again = RunFile(tmp_path / "runs.json")
+    assert RUN in again
+    assert another in again
 
 
 def test_all_references_are_one_run(tmp_path):
