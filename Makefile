@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run demo test chaos lint format bench setup lock clean
+.PHONY: run demo test chaos lint format bench bench-learning setup lock clean
 
 run: $(READY)
 	@exec $(BIN)/tidegate serve
@@ -37,6 +37,14 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.durable
 	$(BIN)/python -m benchmarks.restart
 	$(BIN)/python -m benchmarks.freshness
+
+# Hours: LLMROUTER is the path of llmrouter_train.json (without it, what can be had anywhere), JOBS the processes, ARGS
+# what else to give to benchmarks.learning. It goes on where it was.
+bench-learning: $(READY)
+	$(PIP) install --quiet --constraint requirements.lock '.[peers]'
+	$(PIP) install --quiet --no-deps --editable .
+	$(BIN)/python -m benchmarks.learning --jobs $(or $(JOBS),1) $(if $(LLMROUTER),--llmrouter $(LLMROUTER)) $(ARGS)
+	$(BIN)/python -m benchmarks.learning_report
 
 setup: $(READY)
 

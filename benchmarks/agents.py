@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 
 from gating.metagraph import MetagraphView
-from gating.policies import TailExploration
+from gating.policies import Policy, TailExploration
 from gating.selection import ordinary_bonus, select
 from learner.config import RuleConfig
 from learner.learning import initial_state
@@ -32,8 +32,9 @@ class Agent(Protocol):
         embedding: Float[np.ndarray, "batch hidden"],
         uids: Int[np.ndarray, "batch k"],
         rewards: Float[np.ndarray, "batch k"],
+        authors: list[str] | None = None,
     ) -> None:
-        """What those choices earned, NaN where that is not known."""
+        """What those choices earned, NaN where that is not known, and who reports it, if that is told."""
         ...
 
     def replace(self, uids: tuple[int, ...]) -> None:
@@ -46,22 +47,22 @@ BuildAgent = Callable[[int, int, int], Agent]
 
 
 class RuleAgent:
-    """A rule of Tidegate's with its default selection, as the service runs it: embeddings in fp16, greedy at k = 1.
+    """A rule of Tidegate's as the service runs it: embeddings in fp16, and rows that follow owners.
 
     Args:
         config: the rule and its settings.
         uids: how many there are.
         dim: width of the embeddings.
         seed: of the rows and of the exploration.
-        epsilon: how often the last of k >= 2 slots explores.
+        policy: how the choice is made from scores; by default that of the service.
     """
 
-    def __init__(self, config: RuleConfig, uids: int, dim: int, seed: int, *, epsilon: float = 0.05) -> None:
+    def __init__(self, config: RuleConfig, uids: int, dim: int, seed: int, *, policy: Policy | None = None) -> None:
         self._rule = build_rule(config)
         self._owners = list(range(uids))
         self._state = initial_state(self._rule, self._view(), dim, seed)
         self._generator = np.random.default_rng(seed)
-        self._policy = TailExploration(epsilon=epsilon)
+        self._policy = policy or TailExploration()
         self._next_owner = uids
 
     def choose(
@@ -87,6 +88,7 @@ class RuleAgent:
         embedding: Float[np.ndarray, "batch hidden"],
         uids: Int[np.ndarray, "batch k"],
         rewards: Float[np.ndarray, "batch k"],
+        authors: list[str] | None = None,
     ) -> None:
         """See `Agent`."""
         known = ~np.isnan(rewards)
@@ -130,6 +132,7 @@ class RandomAgent:
         embedding: Float[np.ndarray, "batch hidden"],
         uids: Int[np.ndarray, "batch k"],
         rewards: Float[np.ndarray, "batch k"],
+        authors: list[str] | None = None,
     ) -> None:
         """See `Agent`."""
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+BATCH = 8
+"""Prompts a request: what they earned is learned before the next request, as with `tidegate demo`."""
 NEWCOMER_EVERY = 500
 NEWCOMER_SHARE = 0.01
-LIARS, AUTHORS = 1, 20
+AUTHORS, LIAR = 20, 0
 MISSING = 0.3
 NOISE = 0.2
 LONGEST_DELAY = 1_000
@@ -30,6 +32,8 @@ class Stream:
         available: which uids can be chosen when; None for all.
         reported: what a report says, where that is not the reward; NaN where none ever comes.
         delay: after how many further prompts a report arrives.
+        authors: who reports on each prompt, by number.
+        rows: which of the set's prompts each one is.
         newcomers: step -> uids that have a new owner from that step on.
         half: the step at which something changes, None if nothing does.
     """
@@ -40,6 +44,8 @@ class Stream:
     available: Bool[np.ndarray, "step uid"] | None = None
     reported: Float[np.ndarray, "step uid"] | None = None
     delay: Int[np.ndarray, " step"] | None = None
+    authors: Int[np.ndarray, " step"] | None = None
+    rows: Int[np.ndarray, " step"] | None = None
     newcomers: dict[int, tuple[int, ...]] = field(default_factory=dict)
     half: int | None = None
 
@@ -51,22 +57,33 @@ class Stream:
     @property
     def uids(self) -> int:
         """How many uids there are."""
-        return self.rewards.shape[1]
+        return int(self.rewards.shape[1])
 
     @property
     def worth(self) -> Float[np.ndarray, "step uid"]:
         """The rewards, -inf where a uid cannot be chosen."""
         return self.rewards if self.available is None else np.where(self.available, self.rewards, -np.inf)
 
+    def names(self, steps: Int[np.ndarray, " batch"]) -> list[str] | None:
+        """The authors of the reports on these prompts, `author-0` to `author-19`."""
+        return None if self.authors is None else [f"author-{author}" for author in self.authors[steps]]
+
+    def requests(self) -> list[Int[np.ndarray, " batch"]]:
+        """The prompts in order, at most 8 a request, and a new request where something changes."""
+        cuts = {*range(0, self.steps, BATCH), *self.newcomers, self.half or 0}
+        return np.split(np.arange(self.steps), sorted(cut for cut in cuts if 0 < cut < self.steps))
+
 
 def stationary(
     embedding: Float[np.ndarray, "prompt hidden"],
     rewards: Float[np.ndarray, "prompt uid"],
     rng: np.random.Generator,
+    steps: int | None = None,
 ) -> Stream:
-    """The prompts in a random order, and nothing else happens."""
-    order = rng.permutation(len(embedding))
-    return Stream("stationary", embedding[order], rewards[order])
+    """The prompts in a random order, the first `steps` of them, each reported on by one of 20 authors."""
+    rows = rng.permutation(len(embedding))[:steps]
+    authors = rng.integers(AUTHORS, size=len(rows))
+    return Stream("stationary", embedding[rows], rewards[rows], authors=authors, rows=rows)
 
 
 def drift(stream: Stream, _rng: np.random.Generator) -> Stream:
@@ -86,7 +103,7 @@ def cold_arm(stream: Stream, _rng: np.random.Generator) -> Stream:
 
 
 def churn(stream: Stream, rng: np.random.Generator) -> Stream:
-    """Every 500 steps 1% of the uids, at least one, have a new owner with the skills of another uid."""
+    """Every 500 steps 1% of the uids, at least one, have a new owner with the skills of some uid at the start."""
     rewards, newcomers = stream.rewards.copy(), {}
     count = max(1, round(NEWCOMER_SHARE * stream.uids))
     for step in range(NEWCOMER_EVERY, stream.steps, NEWCOMER_EVERY):
@@ -97,7 +114,7 @@ def churn(stream: Stream, rng: np.random.Generator) -> Stream:
 
 
 def delayed(stream: Stream, rng: np.random.Generator) -> Stream:
-    """Reports come late: lognormal, a median of 50 prompts, at most 1,000."""
+    """Reports come late: lognormal with a median of 50 prompts, at most 1,000; most come after later ones."""
     delay = np.minimum(rng.lognormal(np.log(50.0), 1.2, stream.steps), LONGEST_DELAY).astype(np.int64)
     return replace(stream, name="delayed", delay=delay)
 
@@ -109,11 +126,12 @@ def missing_and_noisy(stream: Stream, rng: np.random.Generator) -> Stream:
     return replace(stream, name="missing and noisy", reported=noisy)
 
 
-def poisoned(stream: Stream, rng: np.random.Generator) -> Stream:
-    """One author of twenty reports 1 - reward."""
-    lies = rng.integers(AUTHORS, size=stream.steps) < LIARS
-    reported = np.where(lies[:, None], 1.0 - stream.rewards, stream.rewards)
-    return replace(stream, name="poisoned", reported=reported)
+def poisoned(stream: Stream, _rng: np.random.Generator) -> Stream:
+    """One author of twenty, the first, reports 1 - reward."""
+    if stream.authors is None:
+        raise ValueError("the stream has no authors; make it with `stationary`")
+    lies = stream.authors == LIAR
+    return replace(stream, name="poisoned", reported=np.where(lies[:, None], 1.0 - stream.rewards, stream.rewards))
 
 
 Scenario = Callable[[Stream, np.random.Generator], Stream]

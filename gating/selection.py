@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .policies import Policy
 
 _NEWCOMER_FACTOR = 2.0
+_BITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,12 @@ def inclusion_probabilities(
     """
     slots = policy.explored(k)
     if bonus is None or slots == 0:
-        return policy.probabilities(scores, k)
-    probabilities = policy.probabilities(scores + bonus, k)
+        return policy.probabilities(_told_apart(scores), k)
+    probabilities = policy.probabilities(_told_apart(scores + bonus), k)
     newcomers = bonus > ordinary
     if not newcomers.any() or k >= scores.shape[1]:
         return probabilities
-    earned = policy.probabilities(scores + np.minimum(bonus, scores.dtype.type(ordinary)), k)
+    earned = policy.probabilities(_told_apart(scores + np.minimum(bonus, scores.dtype.type(ordinary))), k)
     most = np.where(newcomers, np.maximum(earned, slots / scores.shape[1]), 1.0)
     capped: Float[np.ndarray, "batch uid"] = np.minimum(probabilities, most)
     taken = (probabilities - capped).sum(axis=1, keepdims=True)
@@ -80,6 +81,18 @@ def inclusion_probabilities(
     capped += pushed_out * share
     np.minimum(capped, 1.0, out=capped)
     return capped
+
+
+def _told_apart(scores: Float[np.ndarray, "batch uid"]) -> Float[np.ndarray, "batch uid"]:
+    """The scores to 16 bits of each row's greatest, so that equals are equal, and the lowest uid comes first.
+
+    Uids of which nothing is known have the same weights, but a matrix product rounds its columns differently, and a
+    processor or a precision differently from another: whom to try first must not hang on that.
+    """
+    greatest = np.abs(scores).max(axis=1, keepdims=True)
+    step = np.exp2(np.ceil(np.log2(np.where(greatest > 0.0, greatest, 1.0))) - _BITS).astype(scores.dtype)
+    rounded: Float[np.ndarray, "batch uid"] = np.round(scores / step) * step
+    return rounded
 
 
 def systematic_sample(
@@ -162,7 +175,7 @@ def _selections(
     k: int,
 ) -> list[Selection]:
     columns = np.nonzero(chosen)[1].reshape(len(scores), k)
-    order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
+    order = np.argsort(-np.take_along_axis(_told_apart(scores), columns, axis=1), axis=1, kind="stable")
     columns = np.take_along_axis(columns, order, axis=1)
     rows = (
         candidates[columns],

@@ -24,9 +24,10 @@ def _no_ray_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> object:
-    """With TIDEGATE_NO_SKIPS set, a skipped test fails, unless it needs a GPU."""
+    """With TIDEGATE_NO_SKIPS set, a skipped test fails, unless it needs what only some machines have."""
     report = yield
-    if report.skipped and os.environ.get("TIDEGATE_NO_SKIPS") and item.get_closest_marker("gpu") is None:
+    may_skip = any(item.get_closest_marker(name) for name in ("gpu", "peers"))
+    if report.skipped and os.environ.get("TIDEGATE_NO_SKIPS") and not may_skip:
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
     return report
