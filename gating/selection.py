@@ -175,7 +175,7 @@ def _selections(
     k: int,
 ) -> list[Selection]:
     columns = np.nonzero(chosen)[1].reshape(len(scores), k)
-    order = np.argsort(-np.take_along_axis(_told_apart(scores), columns, axis=1), axis=1, kind="stable")
+    order = np.argsort(-np.take_along_axis(scores, columns, axis=1), axis=1, kind="stable")
     columns = np.take_along_axis(columns, order, axis=1)
     rows = (
         candidates[columns],

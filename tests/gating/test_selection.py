@@ -88,7 +88,7 @@ def test_a_selection_is_best_first_with_the_scores_and_propensities_of_its_uids(
     candidates = 100 - 3 * np.arange(scores.shape[1])
     selections = select(scores, candidates, k, policy=policy, generator=generator(seed))
     assert len(selections) == len(scores)
-    expected = policy.probabilities(scores, k)
+    expected = inclusion_probabilities(scores, min(k, len(candidates)), policy)
     for row, probabilities, selection in zip(scores, expected, selections, strict=True):
         columns = (100 - selection.uids) // 3
         assert len(set(columns.tolist())) == min(k, len(candidates))
@@ -260,3 +260,27 @@ def test_capped_probabilities_are_probabilities_that_sum_to_k(table, k, policy):
         earned = policy.probabilities(scores + np.minimum(bonus, np.float32(ordinary)), k)
         most = np.maximum(earned, policy.explored(k) / scores.shape[1])
         assert (probabilities - most)[:, bonus > ordinary].max(initial=0.0) <= 1e-9
+
+
+@pytest.mark.parametrize("policy", [Greedy(), TailExploration(0.0, 0.0), SquareCB(100.0)], ids=str)
+def test_scores_that_differ_by_rounding_only_are_equal_and_the_lowest_uid_comes_first(policy):
+    rng = np.random.default_rng(0)
+    for level in (0.5, 1e-3, 3000.0):
+        exact = np.full((4, 6), level, np.float32)
+        noisy = (exact * (1.0 + rng.uniform(-3e-7, 3e-7, exact.shape))).astype(np.float32)
+        for k in (1, 3):
+            given = {"policy": policy, "bonus": np.full(6, 0.1 * level, np.float32)}
+            assert np.array_equal(
+                inclusion_probabilities(noisy, k, **given), inclusion_probabilities(exact, k, **given)
+            )
+    [first, *_] = select(noisy, np.arange(6), 3, policy=Greedy(), generator=rng)
+    assert sorted(first.uids.tolist()) == [0, 1, 2]
+
+
+def test_scores_that_differ_by_more_are_told_apart():
+    scores = np.array([[0.5, 0.50005, 0.4, -0.9]], np.float32)
+    [chosen] = select(scores, np.arange(4), 2, policy=Greedy(), generator=np.random.default_rng(0))
+    assert chosen.uids.tolist() == [1, 0]
+    assert chosen.scores.tolist() == scores[0, [1, 0]].tolist()
+    nothing = np.zeros((1, 4), np.float32)
+    assert inclusion_probabilities(nothing, 2, Greedy()).tolist() == [[1.0, 1.0, 0.0, 0.0]]
