@@ -15,6 +15,7 @@ from gating.metagraph import MetagraphView
 from .config import StrictModel
 from .errors import CheckpointCorruptError, CheckpointMismatchError
 from .ranges import to_ranges
+from .standings import AuthorStanding
 from .state import Held
 from .tenures import Tenures
 
@@ -86,6 +87,8 @@ class Manifest(StrictModel):
     """reason -> the first and the last of consecutive sequence numbers of held events."""
     tenures: SavedTenures
     """Since when the owners have had their uids."""
+    standings: dict[str, AuthorStanding] = Field(default_factory=dict)
+    """What has been said of authors. Left out where nothing has, as it is in checkpoints from before there was any."""
     digest: str
     """`LearnerState.digest()` of what was saved."""
     tensors: str = Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")
@@ -101,7 +104,7 @@ class Manifest(StrictModel):
 
     def expected_checksum(self) -> str:
         """What `checksum` has to be."""
-        return hashlib.sha256(_canonical(self.model_dump(mode="json", exclude={"checksum"}))).hexdigest()
+        return hashlib.sha256(_canonical(self._content({"checksum"}))).hexdigest()
 
     def sealed(self) -> Manifest:
         """The same manifest with its checksum."""
@@ -109,7 +112,10 @@ class Manifest(StrictModel):
 
     def to_json(self) -> bytes:
         """The text that is written: canonical JSON."""
-        return _canonical(self.model_dump(mode="json"))
+        return _canonical(self._content(set()))
+
+    def _content(self, exclude: set[str]) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude=exclude if self.standings else exclude | {"standings"})
 
     @classmethod
     def from_json(cls, text: bytes) -> Manifest:

@@ -57,6 +57,7 @@ def unpack(content: bytes, manifest: Manifest) -> LearnerState:
         version=manifest.version,
         frozen=manifest.frozen,
         held=held_from_ranges(manifest.held),
+        standings=dict(manifest.standings),
     )
     if state.digest() != manifest.digest:
         raise CheckpointCorruptError("the tensors were altered: their digest is not that of the manifest")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gating.metagraph import MetagraphView
 
+from .standings import Standings
 from .tenures import Tenures
 
 SNAPSHOT_FORMAT = 1
@@ -57,6 +58,7 @@ class Held(StrEnum):
     FROZEN = "frozen"
     ROLLED_BACK = "rolled_back"
     NON_FINITE = "non_finite"
+    AUTHOR = "author"
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class LearnerState:
         version: the last log sequence number that is in it.
         frozen: an operator has stopped learning: rewards are held.
         held: sequence numbers of reward events that were not learned, or no longer are, in ascending order.
+        standings: what has been said of authors, of those of whom anything has.
     """
 
     view: MetagraphView
@@ -80,6 +83,7 @@ class LearnerState:
     version: int = 0
     frozen: bool = False
     held: dict[int, Held] = field(default_factory=dict)
+    standings: Standings = field(default_factory=dict)
 
     def digest(self) -> str:
         """SHA-256 in hex of all that the rule knows, to the bit, and of who it is known about."""
@@ -102,6 +106,7 @@ class LearnerState:
             statistics=self.statistics.copy(),
             tenures=self.tenures.copy(),
             held=dict(self.held),
+            standings=dict(self.standings),
         )
 
 
