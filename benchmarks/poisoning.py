@@ -31,7 +31,6 @@ from gating.policies import TailExploration
 from gating.selection import ordinary_bonus, select
 from learner.config import RuleConfig, TrustConfig
 from learner.events import Outcome, RewardEvent
-from learner.expectation import expected_rewards
 from learner.learning import initial_state, learn_batch
 from learner.rules import build_rule
 from learner.state import HeadSnapshot, build_snapshot
@@ -76,11 +75,11 @@ class GuardedAgent:
     """
 
     def __init__(self, config: RuleConfig, trust: TrustConfig, uids: int, dim: int, seed: int) -> None:
-        self.trust = Trust(trust, {})
         self.quarantined: dict[str, int] = {}
         self.seq = 0
         self._rule = build_rule(config)
         self._view = MetagraphView.from_hotkeys([f"owner-{uid}" for uid in range(uids)])
+        self.trust = Trust(trust, {}, self._view, dim)
         self._state = initial_state(self._rule, self._view, dim, seed)
         self._generator = np.random.default_rng(seed)
         self._policy = TailExploration(epsilon=0.05)
@@ -102,12 +101,12 @@ class GuardedAgent:
         )
         return np.stack([one.uids for one in chosen])
 
-    def learn(self, snapshot: HeadSnapshot, events: list[RewardEvent], now_s: float) -> None:
+    def learn(self, events: list[RewardEvent], now_s: float) -> None:
         """One commit: what trust has found, what is reported, and learning from it."""
         found = [replace(event, seq=self.seq) for event in self.trust.verdicts(now_s)]
         for event in found:
             self.quarantined[event.arguments["author"]] = self.seq
-        judged = self.trust.judge([*found, *events], now_s, lambda asked: expected_rewards(snapshot, self._view, asked))
+        judged = self.trust.judge([*found, *events], now_s)
         self.trust.observe(judged, now_s)
         learned = [event for event in judged if isinstance(event, RewardEvent) and event.outcome is Outcome.LEARNED]
         if learned:
@@ -141,7 +140,7 @@ def play(stream: Stream, author: NDArray[np.int64], lies: NDArray[np.float64], a
             )
             for step, uids in zip(steps.tolist(), chosen, strict=True)
         ]
-        agent.learn(snapshot, events, steps[-1] * SECONDS_A_PROMPT)
+        agent.learn(events, steps[-1] * SECONDS_A_PROMPT)
     return float(np.concatenate(earned).mean())
 
 

@@ -107,11 +107,15 @@ class AuthorMemory:
             flat = Flat.of(events)
             self._add_closely(events, flat, np.array([numbers[author] for author in flat.authors]))
 
+    def forget_uids(self, uids: Sequence[int]) -> None:
+        """These uids have new owners."""
+        self.counted[:, [uid for uid in uids if uid < self.counted.shape[1]]] = 0.0
+
     def _add_closely(self, events: Sequence[RewardEvent], flat: Flat, numbers: Int[np.ndarray, " author"]) -> None:
         uids = int(flat.uid.max()) + 1
         if uids > self.counted.shape[1]:
             self.counted = np.pad(self.counted, ((0, 0), (0, uids - self.counted.shape[1])))
-        weight = np.array([weight for event in events for weight in _weights(event)])
+        weight = np.array([weight for event in events for weight in counting(event)])
         np.add.at(self.counted, (numbers[flat.author], flat.uid), weight)
         expected = [guess for event in events for guess in event.expected or (None,) * len(event.uids)]
         # An array of floats has NaN for None.
@@ -140,7 +144,8 @@ class AuthorMemory:
         return number
 
 
-def _weights(event: RewardEvent) -> tuple[float, ...]:
+def counting(event: RewardEvent) -> tuple[float, ...]:
+    """What each reward of an event counts as it comes."""
     if event.outcome is Outcome.QUARANTINED:
         return (0.0,) * len(event.uids)
     return event.weights or (1.0,) * len(event.uids)

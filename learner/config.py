@@ -188,13 +188,13 @@ class TrustConfig(StrictModel):
     free_rewards: float = Field(50.0, ge=1, le=1e6)
     """So many recent rewards of an author count for each uid whatever its share, and so many times as many uids as it
     reports on in all: somebody has to be the first."""
-    clip: float = Field(3.0, ge=1, le=100)
+    clip: float = Field(5.0, ge=1, le=100)
     """A reward further than so many standard deviations from what was expected counts less, in proportion."""
     memory_events: float = Field(300.0, ge=20, le=100_000)
     """How an author agrees is judged by about so many of its last reports."""
     min_events: int = Field(20, ge=10, le=100_000)
     """No author is quarantined on fewer reports."""
-    quarantine_at: float = Field(4.0, ge=2, le=20)
+    quarantine_at: float = Field(3.0, ge=2, le=20)
     """An author is quarantined once its reports contradict what was expected by so many standard deviations, while
     those of the others agree by as many. From one on, its reports count less and less."""
     release_at: float = Field(2.0, ge=0, le=20)

@@ -15,15 +15,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .config import LearnerConfig
 from .draft import Stage
 from .errors import LogUnavailableError, UnknownEventError, UnknownVersionError
 from .event_log import Chosen, EventLog
 from .events import Action, Decision, Reported, RewardEvent
-from .expectation import expected_rewards
 from .ingest import Ingest, ResyncSummary
 from .learning import Learning, free_to_settle
 from .ranges import to_ranges
@@ -104,13 +100,11 @@ class Learner(Ingest):
             on_hotkey_swap=on_hotkey_swap,
             state=restored.state,
             on_decisions=self._count_selections,
-            expect=self._expected,
         )
         self.rule = rule
         self.saved_version = restored.saved
         """The version of the checkpoint that the state was restored from, -1 for none."""
         self._state_lock = threading.Lock()
-        self._newest: HeadSnapshot | None = None
         self._restorer = restorer
         self._learning = Learning(rule, restored.state, log, lambda version: restorer.at(version).state)
         self._learning.progress = restored.progress
@@ -173,9 +167,7 @@ class Learner(Ingest):
         """The weights as learned so far, ready to be published."""
         with self._state_lock:
             state = self._learning.state
-            head = self.rule.head(state.rule)
-            self._newest = build_snapshot(state, head, epoch=self.log.epoch, fingerprint=self.fingerprint)
-            return self._newest
+            return build_snapshot(state, self.rule.head(state.rule), epoch=self.log.epoch, fingerprint=self.fingerprint)
 
     def capture(self) -> Captured:
         """What a checkpoint saves: the state as learned so far, in tensors of its own.
@@ -214,7 +206,7 @@ class Learner(Ingest):
     def describe(self) -> dict[str, object]:
         """Figures for people and monitoring, as `/v1/state` shows them under `learner`."""
         with self._ingest_lock:
-            trust = self._trust.describe()
+            trust = self._trust.describe(self._clock())
         with self._state_lock:
             state = self._learning.state
             held = Counter(why.value for why in state.held.values())
@@ -253,10 +245,6 @@ class Learner(Ingest):
                 }
                 for uid in range(view.n)
             ]
-
-    def _expected(self, events: Sequence[RewardEvent]) -> NDArray[np.float64]:
-        """What the weights published last, which have not learned from these rewards, have them be."""
-        return expected_rewards(self._newest or self.snapshot(), self.view, events)
 
     def _count_selections(self, chosen: Iterable[Chosen | Decision]) -> None:
         with self._state_lock:

@@ -171,7 +171,7 @@ class EventLog(Protocol):
     def reported_since(self, at_s: float, limit: int) -> list[tuple[float, RewardEvent]]:
         """The newest reward events that were logged at that time or later, at most `limit`, oldest first.
 
-        Each with when it was logged, and all without embeddings.
+        Each with when it was logged.
         """
         ...
 

@@ -45,7 +45,6 @@ from .events import (
     RewardReport,
     Standing,
 )
-from .expectation import Expect
 from .rewards import Network, RewardJoin
 from .state import LearnerState
 from .trust import AuthorView, Trust
@@ -84,7 +83,6 @@ class Ingest:
         on_hotkey_swap: whether an owner that exchanged its own hotkey keeps its row.
         state: what has been learned up to the end of the log.
         on_decisions: told of decisions that are in the log now, with the lock held.
-        expect: what was to be expected of rewards, see `Expect`; asked with the lock held.
     """
 
     def __init__(
@@ -98,7 +96,6 @@ class Ingest:
         on_hotkey_swap: Literal["keep", "reset"],
         state: LearnerState,
         on_decisions: Callable[[Sequence[Decision]], None],
-        expect: Expect,
     ) -> None:
         self.config = config
         self.dim = dim
@@ -108,7 +105,6 @@ class Ingest:
         self._clock = clock
         self._on_hotkey_swap = on_hotkey_swap
         self._on_decisions = on_decisions
-        self._expect = expect
         self._trust = self._remembering_trust(state)
         self._ingest_lock = threading.Lock()
         self._join = RewardJoin(
@@ -294,7 +290,7 @@ class Ingest:
     def authors(self) -> list[AuthorView]:
         """Every author that reward trust remembers."""
         with self._ingest_lock:
-            return self._trust.authors()
+            return self._trust.authors(self._clock())
 
     def stage_publish(self, version: int) -> Stage[None]:
         """Note that a version was published."""
@@ -358,7 +354,7 @@ class Ingest:
 
     def _remembering_trust(self, state: LearnerState) -> Trust:
         """Reward trust as it was, as far as the recent past tells: what was decided is in the state for good."""
-        trust, config = Trust(self.config.trust, state.standings), self.config.trust
+        trust, config = Trust(self.config.trust, state.standings, state.view, self.dim), self.config.trust
         if config.enabled:
             since_s = self._clock() - _REMEMBERED_WINDOWS * config.window_s
             for at_s, events in groupby(self.log.reported_since(since_s, _REMEMBERED), key=itemgetter(0)):
@@ -373,7 +369,7 @@ class Ingest:
             logger.warning("author_%s author=%s", event.arguments["standing"], event.arguments["author"])
 
     def _judge(self, draft: Draft) -> None:
-        draft.events = self._trust.judge(draft.events, draft.at_s, self._expect)
+        draft.events = self._trust.judge(draft.events, draft.at_s)
         for event in draft.events:
             if isinstance(event, RewardEvent) and event.outcome is Outcome.QUARANTINED:
                 draft.counters["rewards_quarantined"] += len(event.uids)

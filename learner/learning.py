@@ -233,6 +233,7 @@ def _still_owned(event: RewardEvent, state: LearnerState) -> RewardEvent:
 
 
 def learn_batch(events: Sequence[RewardEvent]) -> LearnBatch:
+    """What a rule is given of events, all of which have their embedding."""
     lengths = torch.tensor([len(event.uids) for event in events])
     embeddings = [event.embedding for event in events if event.embedding is not None]
     return LearnBatch(

@@ -145,13 +145,14 @@ class MemoryEventLog:
 
     def reported_since(self, at_s: float, limit: int) -> list[tuple[float, RewardEvent]]:
         """See `EventLog`."""
-        found: list[tuple[float, RewardEvent]] = []
+        found: list[tuple[float, Event]] = []
         for logged_s, event in zip(reversed(self._logged_s), reversed(self._events), strict=True):
             if logged_s < at_s or len(found) == limit:
                 break
             if isinstance(event, RewardEvent):
-                found.append((logged_s, replace(event, embedding=None)))
-        return found[::-1]
+                found.append((logged_s, event))
+        wanted = [(logged_s, self._as_logged(event)) for logged_s, event in reversed(found)]
+        return [(logged_s, event) for logged_s, event in wanted if isinstance(event, RewardEvent)]
 
     def erase_embedding(self, decision_id: str) -> bool:
         """See `EventLog`."""

@@ -2,9 +2,9 @@
 
 Three guards, all of them off while fewer than `min_authors` authors are active, for one author is the normal case:
 an author's share of what counts is bounded, for each uid and in all (`shares`); a reward far from what was expected
-counts less (`agreement`); and an author whose reports contradict what was expected, again and again, while those of
-the others agree with it, counts less and less until its rewards are held. They are looked at all the same, and an
-author that agrees again is released by itself.
+(`consensus`) counts less; and an author whose reports contradict what was expected, again and again, while those of
+the others agree with it (`agreement`), counts less and less until its rewards are held. They are looked at all the
+same, and an author that agrees again is released by itself.
 
 Weights are made here and fixed in the log; learning reads them there. `judge` reads this memory only and `observe`
 is given what has been logged, so a commit that failed has left no trace. No clock, no I/O.
@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 
-from .author_memory import MOST_AUTHORS, AuthorMemory, Flat
+from gating.metagraph import MetagraphView
+
+from .author_memory import MOST_AUTHORS, AuthorMemory, Flat, counting
 from .config import TrustConfig
-from .events import Action, Event, OperatorEvent, Outcome, RewardEvent, Standing
-from .expectation import Expect
+from .consensus import Consensus
+from .events import Action, Event, OperatorEvent, Outcome, ResyncEvent, RewardEvent, Standing
 from .shares import granted_share
 from .standings import NOTHING_SAID, AuthorStanding, follow_standing
 
@@ -68,11 +69,17 @@ class Trust:
     Args:
         config: how far to believe whom.
         standings: what has been said of authors up to the end of the log.
+        view: the network as of then.
+        dim: width of the embeddings.
     """
 
-    def __init__(self, config: TrustConfig, standings: Mapping[str, AuthorStanding]) -> None:
+    def __init__(
+        self, config: TrustConfig, standings: Mapping[str, AuthorStanding], view: MetagraphView, dim: int
+    ) -> None:
         self.config = config
         self.standings = dict(standings)
+        self._hotkeys = view.hotkeys
+        self._consensus = Consensus(dim)
         self._memory = AuthorMemory(
             window_s=config.window_s, memory_events=config.memory_events, closely_from=config.min_authors
         )
@@ -86,7 +93,7 @@ class Trust:
         """How many authors are active."""
         return int(np.count_nonzero(self._is_active()))
 
-    def judge(self, events: Sequence[Event], now_s: float, expect: Expect) -> list[Event]:
+    def judge(self, events: Sequence[Event], now_s: float) -> list[Event]:
         """What is to be logged: each reward in time with its weight, or as quarantined.
 
         What an operator says in the same commit holds from the next one on.
@@ -94,7 +101,6 @@ class Trust:
         Args:
             events: what is to be logged.
             now_s: the time, on the log's clock.
-            expect: see `Expect`; asked only where the answer matters.
         """
         self._memory.fade(now_s)
         is_on, judged = self.is_on, list(events)
@@ -109,7 +115,7 @@ class Trust:
             if self._is_held(event.author, is_on):
                 judged[place] = in_time[place] = replace(event, outcome=Outcome.QUARANTINED)
         if is_on and in_time:
-            weighed = self._weighed(list(in_time.values()), expect(list(in_time.values())))
+            weighed = self._weighed(list(in_time.values()))
             for place, event in zip(in_time, weighed, strict=True):
                 judged[place] = event
         return judged
@@ -123,10 +129,24 @@ class Trust:
                 if event.outcome in (Outcome.LEARNED, Outcome.QUARANTINED):
                     reported.append(event)
             elif isinstance(event, OperatorEvent) and event.action is Action.STANDING:
-                self._follow(event)
+                self._follow_standing(event)
+            elif isinstance(event, ResyncEvent):
+                self._follow_network(event.view)
         self._memory.add(reported)
+        # One author alone is no consensus.
+        learned = [event for event in reported if event.outcome is Outcome.LEARNED]
+        if learned and len(self._memory.numbers) >= self.config.min_authors:
+            weight = np.array([weight for event in learned for weight in counting(event)])
+            self._consensus.learn(learned, Flat.of(learned), weight)
 
-    def _follow(self, event: OperatorEvent) -> None:
+    def _follow_network(self, view: MetagraphView) -> None:
+        before, now = self._hotkeys, view.hotkeys
+        changed = [uid for uid, hotkey in enumerate(before) if uid >= len(now) or now[uid] != hotkey]
+        self._consensus.forget(changed)
+        self._memory.forget_uids(changed)
+        self._hotkeys = now
+
+    def _follow_standing(self, event: OperatorEvent) -> None:
         follow_standing(self.standings, event)
         number = self._memory.numbers.get(event.arguments["author"])
         if number is not None and event.arguments["standing"] == Standing.AUTO:
@@ -143,15 +163,12 @@ class Trust:
         contrary: list[tuple[float, str]] = []
         for author, number in self._memory.numbers.items():
             known = self.standings.get(author, NOTHING_SAID)
-            if known.pinned is not None or not sound[number]:
+            if known.pinned is not None or not sound[number] or events[number] < config.min_events:
                 continue
             if known.is_quarantined and scores[number] >= config.release_at:
                 released.append(author)
             elif not known.is_quarantined and scores[number] <= -config.quarantine_at:
                 contrary.append((float(scores[number]), author))
-        contrary = [
-            (score, author) for score, author in contrary if events[self._memory.numbers[author]] >= config.min_events
-        ]
         found = [(Standing.RELEASED, author) for author in released]
         found += [(Standing.QUARANTINED, author) for _, author in sorted(contrary)[: self._room(len(released))]]
         return [
@@ -166,8 +183,9 @@ class Trust:
         most = (int(active.sum()) - 1) // 2 - held + released
         return max(0, min(most, MOST_AUTHORS - len(self.standings)))
 
-    def authors(self) -> list[AuthorView]:
+    def authors(self, now_s: float) -> list[AuthorView]:
         """Every author that is remembered or of whom something was said, by name."""
+        self._memory.fade(now_s)
         memory, is_on = self._memory, self.is_on
         weights, scores, active = self._doubt(), memory.agreement.scores(), self._is_active()
         correlations, events = memory.agreement.correlations(), memory.agreement.events()
@@ -189,8 +207,9 @@ class Trust:
             views.append(replace(view, weight=0.0) if self._is_held(author, is_on) else view)
         return views
 
-    def describe(self) -> dict[str, object]:
+    def describe(self, now_s: float) -> dict[str, object]:
         """Figures for `/v1/state`."""
+        self._memory.fade(now_s)
         known = sorted(self.standings.items())
         return {
             "enabled": self.config.enabled,
@@ -201,9 +220,10 @@ class Trust:
             "trusted": [author for author, standing in known if standing.pinned == "trusted"],
         }
 
-    def _weighed(self, events: Sequence[RewardEvent], expected: NDArray[np.float64]) -> list[RewardEvent]:
+    def _weighed(self, events: Sequence[RewardEvent]) -> list[RewardEvent]:
         """The events with what was expected of them, and those that are not held with their weights."""
         flat = Flat.of(events)
+        expected = self._consensus.expected(events, flat)
         known = [self._memory.numbers.get(author) for author in flat.authors]
         # An author that is new has the number behind the last one.
         numbers = np.array([len(self._memory.reported) if number is None else number for number in known])
@@ -218,10 +238,8 @@ class Trust:
         weighed, start = [], 0
         for event in events:
             end = start + len(event.uids)
-            mine, guesses = (
-                weight[start:end].tolist(),
-                [_number_or_none(guess) for guess in expected[start:end].tolist()],
-            )
+            mine = weight[start:end].tolist()
+            guesses = [_number_or_none(guess) for guess in expected[start:end].tolist()]
             weighed.append(
                 replace(
                     event,
@@ -244,9 +262,8 @@ class Trust:
         seen = uids < counted.shape[1]
         own, total = np.zeros_like(wanted), np.zeros(len(uids))
         own[:, seen], total[seen] = mine[:, uids[seen]], counted[:, uids[seen]].sum(axis=0)
-        by_row = granted_share(
-            own, total, wanted, share=config.max_row_share, free=np.full(own.shape, config.free_rewards)
-        )
+        free = np.full(own.shape, config.free_rewards)
+        by_row = granted_share(own, total, wanted, share=config.max_row_share, free=free)
         breadth = np.maximum(np.count_nonzero(mine, axis=1), np.count_nonzero(wanted, axis=1))
         in_all = granted_share(
             mine.sum(axis=1)[:, None],
@@ -255,7 +272,8 @@ class Trust:
             share=config.max_stream_share,
             free=config.free_rewards * breadth[:, None].astype(np.float64),
         )
-        return by_row[flat.author, column] * in_all[flat.author, 0]
+        granted: Float[np.ndarray, " k"] = by_row[flat.author, column] * in_all[flat.author, 0]
+        return granted
 
     def _doubt(self) -> Float[np.ndarray, " author"]:
         """1, falling to 0 as an author's reports contradict from one to `quarantine_at` standard deviations."""
@@ -270,12 +288,9 @@ class Trust:
     def _is_counting(self) -> Bool[np.ndarray, " author"]:
         """Whose word is part of the consensus."""
         counting = np.ones(len(self._memory.reported), np.bool_)
-        held = [
-            n
-            for author in self.standings
-            if (n := self._memory.numbers.get(author)) is not None and self._is_held(author, True)
-        ]
-        counting[held] = False
+        for author in self.standings:
+            if author in self._memory.numbers and self._is_held(author, True):
+                counting[self._memory.numbers[author]] = False
         return counting
 
     def _is_active(self) -> Bool[np.ndarray, " author"]:

@@ -69,7 +69,7 @@ def read_events(connection: Connection, where: Where) -> list[Event]:
     return [found[seq] for seq in batch_of]
 
 
-def _read_rewards(connection: Connection, where: Where, batch_of: dict[int, int]) -> dict[int, Event]:
+def _read_rewards(connection: Connection, where: Where, batch_of: dict[int, int]) -> dict[int, RewardEvent]:
     rows = connection.execute(
         select(*(rewards.c[name] for name in codec.REWARD_COLUMNS))
         .where(where(rewards.c.seq))
@@ -93,17 +93,8 @@ def read_reported(connection: Connection, at_s: float, limit: int) -> list[tuple
     ).fetchall()
     if not heads:
         return []
-    rows = connection.execute(
-        select(*(rewards.c[name] for name in codec.REWARD_COLUMNS))
-        .where(rewards.c.seq >= heads[-1].seq)
-        .order_by(rewards.c.seq, rewards.c.position)
-    ).fetchall()
-    parts = {seq: list(group) for seq, group in itertools.groupby(rows, key=itemgetter(0))}
-    return [
-        (head.logged_s, codec.reward_event_of(parts[head.seq], head.batch, None))
-        for head in reversed(heads)
-        if head.seq in parts
-    ]
+    found = _read_rewards(connection, lambda seq: seq >= heads[-1].seq, {head.seq: head.batch for head in heads})
+    return [(head.logged_s, found[head.seq]) for head in reversed(heads)]
 
 
 def _embeddings(connection: Connection, where: Where) -> dict[int, bytes | None]:
