@@ -181,9 +181,9 @@ class TrustConfig(StrictModel):
     """What `recent` means here: what an author reported is down to 1/e after this long."""
     active_rewards: float = Field(20.0, ge=1, le=1e6)
     """An author with at least so many recent rewards is active."""
-    max_row_share: float = Field(0.5, gt=0, lt=1)
+    max_row_share: float = Field(0.5, ge=0.34, lt=1)
     """One author's share of what has counted recently for a uid, at most."""
-    max_stream_share: float = Field(0.9, gt=0, lt=1)
+    max_stream_share: float = Field(0.9, ge=0.34, lt=1)
     """One author's share of all that has counted recently, at most."""
     free_rewards: float = Field(50.0, ge=1, le=1e6)
     """So many recent rewards of an author count for each uid whatever its share, and so many times as many uids as it

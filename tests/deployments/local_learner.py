@@ -14,7 +14,7 @@ from learner.config import AdagradConfig, LearnerConfig, SoftmaxMseConfig
 from learner.core import ExplainedDecision, HeldEvent, Learner, ResyncSummary
 from learner.errors import LearnerError, NeedsDurableLogError
 from learner.event_log import Genesis
-from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Standing, Wait
 from learner.housekeeping import Housekeeper
 from learner.memory_log import MemoryEventLog
 from learner.nonces import NonceStore, NonceVerdict
@@ -22,6 +22,7 @@ from learner.restore import Restorer
 from learner.rules import build_rule
 from learner.signals import Signal
 from learner.state import HeadSnapshot
+from learner.trust import AuthorView
 
 
 class LocalLearner:
@@ -172,6 +173,16 @@ class LocalLearner:
         self.learn()
         held, _ = self.core.held_events(after=0, limit=0)
         return {"version": seq, "quarantined": held}
+
+    async def authors(self) -> list[AuthorView]:
+        self._check_here()
+        return self.core.authors()
+
+    async def set_standing(self, subject: str, standing: Standing, author: str) -> int:
+        self._operate(author)
+        seq = self.core.commit_one(self.core.stage_standing(subject, standing, author))
+        self.learn()
+        return seq
 
     async def describe(self) -> dict[str, Any]:
         self._check_here()

@@ -43,6 +43,8 @@ ROUTES: list[tuple[str, str, object, str]] = [
     ("POST", "/v1/admin/rollback", {"version": 0}, "admin"),
     ("GET", "/v1/admin/quarantine", None, "admin"),
     ("POST", "/v1/admin/quarantine", {"action": "drop"}, "admin"),
+    ("GET", "/v1/admin/authors", None, "admin"),
+    ("POST", "/v1/admin/authors", {"author": "x", "standing": "auto"}, "admin"),
     ("POST", "/v1/admin/explode", None, "admin"),
 ]
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
