@@ -38,9 +38,9 @@ DURABILITY_ROWS = (
 TRUST_ROWS = (
     ("on", "on"),
     ("active authors", "active_authors"),
-    ("quarantined", "quarantined"),
-    ("distrusted", "distrusted"),
-    ("trusted", "trusted"),
+    ("quarantined authors", "quarantined"),
+    ("distrusted authors", "distrusted"),
+    ("trusted authors", "trusted"),
 )
 CHECKPOINT_ROWS = (
     ("checkpoint", "name"),

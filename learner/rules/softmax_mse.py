@@ -89,7 +89,7 @@ class SoftmaxMse:
         inputs: Float[Tensor, " hidden"],
         uids: Int[Tensor, " k"],
         rewards: Float[Tensor, " k"],
-        weight: Float[Tensor, ""],
+        counts: Float[Tensor, ""],
     ) -> Tensor:
         weight, velocity = state.rows["weight"], state.rows["velocity"]
         missed = state.shared["step"] - state.rows["last_step"][uids]
@@ -101,7 +101,7 @@ class SoftmaxMse:
         by_score = scored * difference * (2.0 / len(uids))
         by_score = by_score - scored * by_score.sum()
 
-        speed = self.momentum * speed + weight * by_score[:, None] * inputs
+        speed = self.momentum * speed + counts * by_score[:, None] * inputs
         weight[uids] = rows - self.learning_rate * speed
         velocity[uids] = speed
         state.shared["step"] += 1
