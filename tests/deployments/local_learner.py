@@ -30,7 +30,7 @@ class LocalLearner:
 
     Attributes:
         refuses: what every operator's action is answered with, instead of being done.
-        authors: who asked for operators' actions.
+        askers: who asked for operators' actions.
         away: every call raises LearnerAway, with the `reason`, before anything is done.
         loses_answers: every call does its work and then raises LearnerAway.
         now_s: the learner's clock.
@@ -69,7 +69,7 @@ class LocalLearner:
             self.core, checkpoints, application="app", clock=lambda: self.now_s, on_crash=lambda: None
         )
         self.refuses: LearnerError | None = None
-        self.authors: list[str] = []
+        self.askers: list[str] = []
         self.nonces = NonceStore(clock_ns=time.time_ns, started_ns=0)
         self.network = view
         self.away = False
@@ -217,7 +217,7 @@ class LocalLearner:
         self._check_here()
         if self.refuses is not None:
             raise self.refuses
-        self.authors.append(author)
+        self.askers.append(author)
 
     def _act(self, action: Action, author: str, arguments: dict[str, Any] | None = None) -> int:
         seq = self.core.commit_one(self.core.stage_action(action, author, arguments))

@@ -330,7 +330,7 @@ async def test_an_author_is_distrusted_seen_and_left_to_itself_again(service: Lo
     assert author["recent_rewards"] == pytest.approx(4.0)
     held = await answer(service, "GET", "quarantine")
     assert [(event["seq"], event["reason"], event["author"]) for event in held["events"]] == [(3, "author", "boss")]
-    state = (await service.http.get("/v1/state")).json()["learner"]
+    state = (await service.learner.describe())["learner"]
     assert state["trust"]["distrusted"] == ["boss"]
     assert state["quarantine"]["author"] == 1
     assert state["counters"]["rewards_quarantined"] == 2

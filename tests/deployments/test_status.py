@@ -120,7 +120,7 @@ def show(answer: httpx.Response | httpx.TransportError, *, json_output: bool = F
         ("frozen", "yes"),
         ("quarantined", "3,"),
         ("active authors", "17"),
-        ("quarantined authors", "mallory, eve"),
+        ("quarantined authors", "mallory,"),
         ("trusted authors", "none"),
         ("rewards accepted", "31415"),
         ("block", "6852690"),
