@@ -165,7 +165,7 @@ def test_a_damaged_or_newer_database_is_refused(place):
 
 def test_an_older_database_is_left_to_the_learner(place, monkeypatch):
     place.run("r-1")
-    monkeypatch.setattr("learner.sql.log.newest_revision", lambda: "0002")
+    monkeypatch.setattr("learner.sql.log.newest_revision", lambda: "0003")
     place.check(AdagradConfig())
 
 
