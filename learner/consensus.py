@@ -39,13 +39,14 @@ class Consensus:
             drawn = np.random.default_rng(0).standard_normal((dim, inputs))
             self._projection = (drawn / np.sqrt(inputs)).astype(np.float32)
         self._count, self._total = np.zeros(0), np.zeros(0)
-        self._gram, self._target = np.zeros((inputs, inputs), np.float32), np.zeros(inputs, np.float32)
-        self._hardness = np.zeros(inputs, np.float32)
+        # What is summed of the prompts alone, all of one length, fits in float32; rewards may be of any size.
+        self._gram, self._target = np.zeros((inputs, inputs), np.float32), np.zeros(inputs)
+        self._hardness: NDArray[np.float64] = np.zeros(inputs)
         self._events = self._unfitted = 0.0
 
     def expected(self, events: Sequence[RewardEvent], flat: Flat) -> Float[np.ndarray, " k"]:
         """What is expected of the rewards of events, end to end; NaN where a prompt is not known or no number."""
-        harder = (self._inputs(events) @ self._hardness).astype(np.float64)
+        harder = self._inputs(events) @ self._hardness
         expected: Float[np.ndarray, " k"] = self._means(flat.uid) + harder[flat.event]
         return expected
 
@@ -65,12 +66,12 @@ class Consensus:
         # An event counts once, however many uids it asked: a hard prompt is hard for all of them.
         counted = (inputs * (per_event / lengths)[:, None]).astype(np.float32)
         self._gram = self._gram * np.float32(kept) + counted.T @ inputs
-        self._target = self._target * np.float32(kept) + inputs.T @ (more / lengths).astype(np.float32)
+        self._target = self._target * kept + inputs.T @ (more / lengths)
         self._events = self._events * kept + len(events)
         self._unfitted += len(events)
         if self._unfitted >= max(_REFIT_EVENTS, _REFIT_SHARE * self._events):
-            ridge = _RIDGE * np.eye(len(self._gram), dtype=np.float32)
-            self._hardness = np.linalg.solve(self._gram + ridge, self._target)
+            ridge = _RIDGE * np.eye(len(self._gram))
+            self._hardness = np.asarray(np.linalg.solve(self._gram + ridge, self._target), np.float64)
             self._unfitted = 0.0
 
     def forget(self, uids: Sequence[int]) -> None:

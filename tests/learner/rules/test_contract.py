@@ -254,3 +254,15 @@ def test_one_event_of_a_batch_takes_its_weights_along(config):
     batch = replace(batch, weights=torch.tensor([0.5, 0.25, 0.75]))
     assert batch.only(0).weights.tolist() == [0.5, 0.25]
     assert batch.only(1).weights.tolist() == [0.75]
+
+
+def test_half_a_weight_adds_half_to_a_uids_own_sums():
+    config = next(config for config in RULES if config.name == "pooled_ridge")
+    batch = learn_batch(*random_events(np.random.default_rng(1), 8, num_uids=N, dim=DIM))
+    sums = {}
+    for weight in (0.0, 0.5, 1.0):
+        rule, state = learned(config)
+        rule.update(state, replace(batch, weights=torch.full((len(batch.rewards),), weight)))
+        sums[weight] = torch.cat([state.rows["gram"].flatten(), state.rows["target"].flatten(), state.rows["rewards"]])
+    torch.testing.assert_close(sums[0.5] - sums[0.0], 0.5 * (sums[1.0] - sums[0.0]), atol=1e-5, rtol=1e-4)
+    assert not torch.equal(sums[1.0], sums[0.0])
