@@ -8,12 +8,13 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request, Response
 
 from learner.core import HeldEvent
-from learner.events import Action
+from learner.events import Action, Standing
 
 from .errors import Problem
 from .gate import Gate, admit, ask
 from .http_io import documented, json_response, parse_body, parse_query
 from .schemas import (
+    AuthorsResponse,
     CheckpointInfo,
     CheckpointRequest,
     CheckpointsResponse,
@@ -27,6 +28,8 @@ from .schemas import (
     RollbackResponse,
     SettleRequest,
     SettleResponse,
+    StandingRequest,
+    StandingResponse,
 )
 
 _REFUSALS = {409: "refused, with the reason"}
@@ -40,6 +43,7 @@ def add_admin(api: FastAPI, gate: Gate) -> None:
     _add_versions(api, gate)
     _add_quarantine(api, gate)
     _add_rules(api, gate)
+    _add_authors(api, gate)
 
     @api.post("/v1/admin/{action}", include_in_schema=False)
     async def unknown(request: Request, action: str) -> Response:
@@ -107,6 +111,20 @@ def _add_quarantine(api: FastAPI, gate: Gate) -> None:
         wanted = parse_body(request, body, SettleRequest)
         action: Literal[Action.READMIT, Action.DROP] = Action.READMIT if wanted.action == "readmit" else Action.DROP
         return json_response(await ask(gate.learner.settle(action, wanted.seqs, author.id)))
+
+
+def _add_authors(api: FastAPI, gate: Gate) -> None:
+    @api.get("/v1/admin/authors", **documented(None, AuthorsResponse, also=_REFUSALS))
+    async def authors(request: Request) -> Response:
+        await admit(request, gate, "admin")
+        return json_response({"authors": [asdict(known) for known in await ask(gate.learner.authors())]})
+
+    @api.post("/v1/admin/authors", **documented(StandingRequest, StandingResponse, also=_REFUSALS))
+    async def set_standing(request: Request) -> Response:
+        author, body = await admit(request, gate, "admin")
+        said = parse_body(request, body, StandingRequest)
+        seq = await ask(gate.learner.set_standing(said.author, Standing(said.standing), author.id))
+        return json_response({"author": said.author, "standing": said.standing, "seq": seq})
 
 
 def _held(held: HeldEvent) -> dict[str, Any]:

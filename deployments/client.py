@@ -22,11 +22,13 @@ import httpx
 
 from .client_auth import build_auth
 from .client_types import (
+    Author,
     Checkpoint,
     GateError,
     GateUnavailableError,
     HeldReward,
     Metagraph,
+    OperatorStanding,
     ProblemError,
     Quarantine,
     Rejected,
@@ -41,6 +43,7 @@ from .client_types import (
     UnexpectedAnswerError,
     Wait,
     Weights,
+    build_authors,
     build_checkpoint,
     build_quarantine,
     build_reward_report,
@@ -50,12 +53,14 @@ from .client_types import (
 )
 
 __all__ = [
+    "Author",
     "Checkpoint",
     "GateClient",
     "GateError",
     "GateUnavailableError",
     "HeldReward",
     "Metagraph",
+    "OperatorStanding",
     "ProblemError",
     "Quarantine",
     "Rejected",
@@ -240,6 +245,18 @@ class GateClient:
         body = {"action": action, "seqs": _ints(seqs)}
         answer = self._call("POST", "/v1/admin/quarantine", body)
         return self._parse(lambda settled: int(settled["version"]), answer)
+
+    def authors(self) -> list[Author]:
+        """How far each author of rewards is believed, by name."""
+        return self._parse(build_authors, self._call("GET", "/v1/admin/authors"))
+
+    def set_standing(self, author: str, standing: OperatorStanding) -> int:
+        """Believe an author whatever it reports (`trusted`), hold all of its rewards, or leave it to reward trust.
+
+        Answers the place in the log from which on that holds.
+        """
+        answer = self._call("POST", "/v1/admin/authors", {"author": author, "standing": standing})
+        return self._parse(lambda said: int(said["seq"]), answer)
 
     def ready(self) -> bool:
         """Whether the service answers and has weights to score with. Asks once, without retries."""

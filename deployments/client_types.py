@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 Wait = Literal["logged", "applied", "published"]
 Settlement = Literal["readmit", "drop"]
+OperatorStanding = Literal["trusted", "distrusted", "auto"]
 
 
 class GateError(Exception):
@@ -184,7 +185,10 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True)
 class HeldReward:
-    """An event that is in the log and not in the weights: `reason` is `frozen`, `rolled_back` or `non_finite`."""
+    """An event that is in the log and not in the weights.
+
+    `reason` is `frozen`, `rolled_back`, `non_finite` or `author`.
+    """
 
     seq: int
     reason: str
@@ -201,6 +205,35 @@ class Quarantine:
 
     quarantined: int
     events: tuple[HeldReward, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """How far an author of rewards is believed.
+
+    Attributes:
+        author: a key's id or a hotkey.
+        standing: what an operator has said: `trusted`, `distrusted` or `auto`.
+        active: whether it reported enough lately to count as one of several.
+        recent_rewards: how many it reported lately.
+        recent_weight: what of them counted.
+        reports: how many events tell how it agrees.
+        agreement: correlation of its rewards with what was expected, None where nothing is known.
+        score: the evidence in standard deviations; below zero it contradicts.
+        weight: what a report of its counts, its share of the whole and single outliers left aside; 0: it is held.
+        quarantined_since: place in the log at which it was quarantined, None if it is not.
+    """
+
+    author: str
+    standing: str
+    active: bool
+    recent_rewards: float
+    recent_weight: float
+    reports: float
+    agreement: float | None
+    score: float
+    weight: float
+    quarantined_since: int | None
 
 
 def _weights(answer: Mapping[str, Any]) -> Weights:
@@ -270,3 +303,22 @@ def build_quarantine(answer: Mapping[str, Any]) -> Quarantine:
         for item in answer["events"]
     )
     return Quarantine(int(answer["quarantined"]), events)
+
+
+def build_authors(answer: Mapping[str, Any]) -> list[Author]:
+    """The answer of `GET /v1/admin/authors`."""
+    return [
+        Author(
+            author=str(item["author"]),
+            standing=str(item["standing"]),
+            active=bool(item["active"]),
+            recent_rewards=float(item["recent_rewards"]),
+            recent_weight=float(item["recent_weight"]),
+            reports=float(item["reports"]),
+            agreement=None if item["agreement"] is None else float(item["agreement"]),
+            score=float(item["score"]),
+            weight=float(item["weight"]),
+            quarantined_since=None if item["quarantined_since"] is None else int(item["quarantined_since"]),
+        )
+        for item in answer["authors"]
+    ]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from learner.core import ExplainedDecision, HeldEvent, ResyncSummary
-from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Standing, Wait
 from learner.nonces import NonceVerdict
 from learner.state import HeadSnapshot
+from learner.trust import AuthorView
 
 
 class LearnerClient(Protocol):
@@ -66,6 +67,14 @@ class LearnerClient(Protocol):
         self, action: Literal[Action.READMIT, Action.DROP], seqs: Sequence[int] | None, author: str
     ) -> dict[str, int]:
         """Learn held events after all, or give them up; None: all of them."""
+        ...
+
+    async def authors(self) -> list[AuthorView]:
+        """Every author that reward trust remembers, or of whom an operator said something."""
+        ...
+
+    async def set_standing(self, subject: str, standing: Standing, author: str) -> int:
+        """What an operator says of an author; its place in the log, from which on it holds."""
         ...
 
     async def describe(self) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from learner.actor import OPERATOR_PATIENCE_S, get_or_create_learner
 from learner.core import ExplainedDecision, HeldEvent, ResyncSummary
 from learner.errors import LearnerError, LogError
-from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Standing, Wait
 from learner.nonces import NonceVerdict
 from learner.startup import LearnerArgs
 from learner.state import HeadSnapshot
+from learner.trust import AuthorView
 
 from .errors import LearnerAway
 from .local import CANNOT_START
@@ -111,6 +112,15 @@ class RayLearner:
         """See `LearnerClient`."""
         result: dict[str, int] = await self._operate("settle", action, seqs, author)
         return result
+
+    async def authors(self) -> list[AuthorView]:
+        """See `LearnerClient`."""
+        known: list[AuthorView] = await self._operate("authors")
+        return known
+
+    async def set_standing(self, subject: str, standing: Standing, author: str) -> int:
+        """See `LearnerClient`."""
+        return int(await self._operate("set_standing", subject, standing, author))
 
     async def describe(self) -> dict[str, Any]:
         """See `LearnerClient`."""

@@ -127,6 +127,16 @@ class SettleRequest(Request):
     )
 
 
+class StandingRequest(Request):
+    """Say of an author whether to believe it."""
+
+    author: str = Field(min_length=1, max_length=200, description="a key's id or a hotkey")
+    standing: Literal["trusted", "distrusted", "auto"] = Field(
+        description="trusted: nothing weakens or holds its rewards; distrusted: all that come are held; "
+        "auto: it is left to reward trust, which begins anew with it"
+    )
+
+
 class ProblemDocument(BaseModel):
     """RFC 9457."""
 
@@ -271,7 +281,7 @@ class HeldReward(BaseModel):
     """An event that is in the log and not in the weights."""
 
     seq: int
-    reason: Literal["frozen", "rolled_back", "non_finite"]
+    reason: Literal["frozen", "rolled_back", "non_finite", "author"]
     decision_id: str | None = None
     reward_id: str | None = None
     uids: list[int]
@@ -291,3 +301,32 @@ class SettleResponse(BaseModel):
 
     version: int
     quarantined: int
+
+
+class AuthorInfo(BaseModel):
+    """How far an author is believed. `reports` is how many events tell; `agreement` is a correlation."""
+
+    author: str
+    standing: Literal["trusted", "distrusted", "auto"]
+    active: bool
+    recent_rewards: float
+    recent_weight: float
+    reports: float
+    agreement: float | None
+    score: float
+    weight: float
+    quarantined_since: int | None
+
+
+class AuthorsResponse(BaseModel):
+    """Every author that is remembered, or of whom something was said."""
+
+    authors: list[AuthorInfo]
+
+
+class StandingResponse(BaseModel):
+    """What holds of the author from that place in the log on."""
+
+    author: str
+    standing: Literal["trusted", "distrusted", "auto"]
+    seq: int

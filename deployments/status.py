@@ -35,6 +35,13 @@ DURABILITY_ROWS = (
     ("frozen", "frozen"),
     ("quarantined", "quarantine"),
 )
+TRUST_ROWS = (
+    ("on", "on"),
+    ("active authors", "active_authors"),
+    ("quarantined authors", "quarantined"),
+    ("distrusted authors", "distrusted"),
+    ("trusted authors", "trusted"),
+)
 CHECKPOINT_ROWS = (
     ("checkpoint", "name"),
     ("its version", "version"),
@@ -97,6 +104,7 @@ def render_status(state: Mapping[str, Any]) -> RenderableType:
         _pairs("learner", LEARNER_ROWS, learner),
         *_rules(learner),
         *_durability(learner),
+        *_trust(learner),
         _pairs("metagraph", METAGRAPH_ROWS, _mapping(state.get("metagraph"))),
         _replicas(state.get("replicas")),
     ]
@@ -129,6 +137,11 @@ def _durability(learner: Mapping[str, Any]) -> list[RenderableType]:
     if learner["durable"] and isinstance(checkpoint, Mapping):
         _add_rows(table, CHECKPOINT_ROWS, checkpoint)
     return [table]
+
+
+def _trust(learner: Mapping[str, Any]) -> list[RenderableType]:
+    """Whom the learner does not believe."""
+    return [_pairs("reward trust", TRUST_ROWS, _mapping(learner["trust"]))] if "trust" in learner else []
 
 
 def _pairs(title: str, rows: tuple[tuple[str, str], ...], values: Mapping[str, Any]) -> RenderableType:
@@ -210,4 +223,6 @@ def _plain(value: object) -> str:
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
     return str(value)

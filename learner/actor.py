@@ -37,7 +37,17 @@ from .errors import (
     OverloadedError,
     UnknownVersionError,
 )
-from .events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, RewardReport, Wait
+from .events import (
+    Action,
+    DecisionBatch,
+    PollReply,
+    ReplicaStatus,
+    RewardItem,
+    RewardReply,
+    RewardReport,
+    Standing,
+    Wait,
+)
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
 from .learning import Progress
@@ -47,6 +57,7 @@ from .signals import Signal
 from .startup import LearnerArgs, start_learner
 from .state import HeadSnapshot
 from .storage import log_clock, open_storage
+from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
 
@@ -322,6 +333,14 @@ class LearnerActor:
         await self._wait_until_published(seq)
         held, _ = self._learner.held_events(after=0, limit=0)
         return {"version": seq, "quarantined": held}
+
+    async def authors(self) -> list[AuthorView]:
+        """See `Learner.authors`."""
+        return await asyncio.to_thread(self._learner.authors)
+
+    async def set_standing(self, subject: str, standing: Standing, author: str) -> int:
+        """See `Learner.stage_standing`; the answer is its place in the log. It holds for what is reported next."""
+        return await self._commit(self._learner.stage_standing(subject, standing, author))
 
     async def describe(self) -> dict[str, Any]:
         """The learner's figures, the network's, and what the replicas last told of themselves."""

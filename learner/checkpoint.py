@@ -94,6 +94,7 @@ class CheckpointStore:
             dim=dim,
             frozen=state.frozen,
             held=held_to_ranges(state.held),
+            standings=dict(state.standings),
             tenures=SavedTenures.of(state.tenures),
             digest=state.digest(),
             # A name that no other writer uses: where storage cannot refuse to overwrite, each still has its own.

@@ -15,6 +15,7 @@ from gating.metagraph import MetagraphView
 from .config import StrictModel
 from .errors import CheckpointCorruptError, CheckpointMismatchError
 from .ranges import to_ranges
+from .standings import AuthorStanding
 from .state import Held
 from .tenures import Tenures
 
@@ -59,7 +60,7 @@ class SavedShadow(StrictModel):
     """The version after which it began to learn."""
 
 
-_SINCE_SHADOWS: dict[str, Any] = {"rule_label": "", "rule_since": 0, "served_since": 0, "shadows": {}}
+_ADDED_LATER: dict[str, Any] = {"rule_label": "", "rule_since": 0, "served_since": 0, "shadows": {}, "standings": {}}
 """Fields that older manifests lack: they are not written while they have these values."""
 
 
@@ -107,6 +108,8 @@ class Manifest(StrictModel):
     """reason -> the first and the last of consecutive sequence numbers of held events."""
     tenures: SavedTenures
     """Since when the owners have had their uids."""
+    standings: dict[str, AuthorStanding] = Field(default_factory=dict)
+    """What has been said of authors. Left out where nothing has, as it is in checkpoints from before there was any."""
     digest: str
     """`LearnerState.digest()` of what was saved."""
     tensors: str = Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")
@@ -136,7 +139,7 @@ class Manifest(StrictModel):
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json")
-        return {key: value for key, value in content.items() if _SINCE_SHADOWS.get(key, self) != value}
+        return {key: value for key, value in content.items() if _ADDED_LATER.get(key, self) != value}
 
     @classmethod
     def from_json(cls, text: bytes) -> Manifest:

@@ -69,6 +69,7 @@ def unpack(content: bytes, manifest: Manifest) -> LearnerState:
             label: Shadow(RuleIdentity(label, manifest.shadows[label].rule, manifest.shadows[label].since), rule)
             for label, rule in rules.items()
         },
+        standings=dict(manifest.standings),
     )
     if state.digest() != manifest.digest:
         raise CheckpointCorruptError("the tensors were altered: their digest is not that of the manifest")

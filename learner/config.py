@@ -183,6 +183,37 @@ class CheckpointConfig(StrictModel):
     """How many of the newest checkpoints are kept."""
 
 
+class TrustConfig(StrictModel):
+    """How far one author's rewards are believed, where at least `min_authors` report. Below that all of it is off."""
+
+    enabled: bool = True
+    """Off: every reward counts in full, whoever reports it, but for authors whom an operator distrusts."""
+    min_authors: int = Field(3, ge=3, le=1000)
+    """With fewer active authors nobody is throttled or quarantined: of two that disagree, who is right?"""
+    window_s: float = Field(3600.0, ge=1, le=30 * 86_400)
+    """What `recent` means here: what an author reported is down to 1/e after this long."""
+    active_rewards: float = Field(20.0, ge=1, le=1e6)
+    """An author with at least so many recent rewards is active."""
+    max_row_share: float = Field(0.5, ge=0.34, lt=1)
+    """One author's share of what has counted recently for a uid, at most."""
+    max_stream_share: float = Field(0.9, ge=0.34, lt=1)
+    """One author's share of all that has counted recently, at most."""
+    free_rewards: float = Field(50.0, ge=1, le=1e6)
+    """So many recent rewards of an author count for each uid whatever its share, and so many times as many uids as it
+    reports on in all: somebody has to be the first."""
+    clip: float = Field(5.0, ge=1, le=100)
+    """A reward further than so many standard deviations from what was expected counts less, in proportion."""
+    memory_events: float = Field(300.0, ge=20, le=100_000)
+    """How an author agrees is judged by about so many of its last reports."""
+    min_events: int = Field(20, ge=10, le=100_000)
+    """No author is quarantined on fewer reports."""
+    quarantine_at: float = Field(3.0, ge=2, le=20)
+    """An author is quarantined once its reports contradict what was expected by so many standard deviations, while
+    those of the others agree by as many. From one on, its reports count less and less."""
+    release_at: float = Field(2.0, ge=0, le=20)
+    """A quarantined author is released once its reports agree again by so many standard deviations."""
+
+
 class LearnerConfig(StrictModel):
     """How rewards are taken, learned, kept and published."""
 
@@ -196,6 +227,8 @@ class LearnerConfig(StrictModel):
     """The event log."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """Saved states. Not used with a log in memory."""
+    trust: TrustConfig = TrustConfig()
+    """How far each author's rewards are believed."""
     publish_interval_ms: float = Field(50.0, ge=1, le=60_000)
     """Least time between two published versions."""
     batch_rewards: int = Field(1024, ge=1, le=65_536)

@@ -281,6 +281,8 @@ class Learner(Ingest):
 
     def describe(self) -> dict[str, object]:
         """Figures for people and monitoring, as `/v1/state` shows them under `learner`."""
+        with self._ingest_lock:
+            trust = self._trust.describe(self._clock())
         with self._state_lock:
             state = self._learning.state
             held = Counter(why.value for why in state.held.values())
@@ -296,6 +298,7 @@ class Learner(Ingest):
                 "log_id": self.log.id,
                 "frozen": state.frozen,
                 "quarantine": {why.value: held[why.value] for why in Held},
+                "trust": trust,
                 **self._learning.progress.describe(),
                 "drift": self._learning.progress.drift.describe(),
                 "decisions": decisions,

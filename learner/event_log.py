@@ -172,6 +172,13 @@ class EventLog(Protocol):
         """The reward events at those places, in order; those that were pruned are missing."""
         ...
 
+    def reported_since(self, at_s: float, limit: int) -> list[tuple[float, RewardEvent]]:
+        """The newest reward events that were logged at that time or later, at most `limit`, oldest first.
+
+        Each with when it was logged.
+        """
+        ...
+
     def erase_embedding(self, decision_id: str) -> bool:
         """Forget a decision's embedding for good; whether the decision was known.
 

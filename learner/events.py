@@ -177,11 +177,18 @@ class Outcome(StrEnum):
     DEFAULT = "default"
     LATE = "late"
     STALE = "stale"
+    QUARANTINED = "quarantined"
+    """In time, but its author was not trusted: held, until an operator says otherwise."""
 
     @property
     def is_learned(self) -> bool:
-        """Whether it changes weights."""
+        """Whether it changes weights as it comes."""
         return self in (Outcome.LEARNED, Outcome.DEFAULT)
+
+    @property
+    def may_be_learned(self) -> bool:
+        """Whether it changes weights, or may yet do so."""
+        return self.is_learned or self is Outcome.QUARANTINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +206,13 @@ class _Placed:
 
 @dataclass(frozen=True, slots=True)
 class RewardEvent(_Placed):
-    """Rewards of one decision or message as logged. `embedding` is None where it was erased since."""
+    """Rewards of one decision or message as logged.
+
+    Attributes:
+        embedding: None where it was erased since.
+        weights: what each reward counts, from 0 to 1; empty where all count 1.
+        expected: what each reward was expected to be when it was logged; empty where nobody asked.
+    """
 
     uids: tuple[int, ...]
     rewards: tuple[float, ...]
@@ -208,6 +221,8 @@ class RewardEvent(_Placed):
     decision_id: str | None = None
     reward_id: str | None = None
     author: str = ANONYMOUS
+    weights: tuple[float, ...] = ()
+    expected: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +247,17 @@ class Action(StrEnum):
     ERASE = "erase"  # {"decision_id": ...}
     SHADOW = "shadow"  # {"label": of the rule that serves, "shadows": {label: settings}, "dim", "seed"}: all there are
     PROMOTE = "promote"  # {"label": the shadow that serves from here on}; the rule that served becomes a shadow
+    STANDING = "standing"  # {"author": whose, "standing": one of `Standing`}, an operator's or reward trust's own
+
+
+class Standing(StrEnum):
+    """What is said of an author: the first three by an operator, the others by reward trust."""
+
+    TRUSTED = "trusted"
+    DISTRUSTED = "distrusted"
+    AUTO = "auto"
+    QUARANTINED = "quarantined"
+    RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True)

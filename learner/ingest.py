@@ -11,7 +11,8 @@ import threading
 from collections import ChainMap, Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -36,13 +37,17 @@ from .events import (
     DecisionBatch,
     Event,
     OperatorEvent,
+    Outcome,
     Publish,
     ResyncEvent,
+    RewardEvent,
     RewardItem,
     RewardReport,
+    Standing,
 )
 from .rewards import Network, RewardJoin
 from .state import LearnerState
+from .trust import AuthorView, Trust
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,8 @@ T = TypeVar("T")
 
 _MOST_WAITING = 100_000
 _DEFAULTS_AT_ONCE = 1_000
+_REMEMBERED = 20_000
+_REMEMBERED_WINDOWS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,7 @@ class Ingest:
         self._clock = clock
         self._on_hotkey_swap = on_hotkey_swap
         self._on_decisions = on_decisions
+        self._trust = self._remembering_trust(state)
         self._ingest_lock = threading.Lock()
         self._join = RewardJoin(
             window_s=config.reward_window_s,
@@ -142,6 +150,7 @@ class Ingest:
             network, erasing = self._network, self._erasing
             try:
                 draft = Draft(self._clock(), self.log.last_seq)
+                self._add_verdicts(draft)
                 answers = [_run(stage, draft) for stage in stages]
                 if not draft.is_empty:
                     self._write(draft)
@@ -267,6 +276,22 @@ class Ingest:
 
         return stage
 
+    def stage_standing(self, subject: str, standing: Standing, author: str) -> Stage[int]:
+        """Log what an operator says of an author; the answer is its place in the log.
+
+        Args:
+            subject: the author that it is about.
+            standing: trusted: nothing holds or weakens its rewards; distrusted: all are held; auto: neither, and what
+                reward trust has found so far is forgotten.
+            author: who says so.
+        """
+        return self.stage_action(Action.STANDING, author, {"author": subject, "standing": standing.value})
+
+    def authors(self) -> list[AuthorView]:
+        """Every author that reward trust remembers."""
+        with self._ingest_lock:
+            return self._trust.authors(self._clock())
+
     def stage_publish(self, version: int) -> Stage[None]:
         """Note that a version was published."""
 
@@ -327,7 +352,30 @@ class Ingest:
             self._settle_doubt()
             self.log.renew()
 
+    def _remembering_trust(self, state: LearnerState) -> Trust:
+        """Reward trust as it was, as far as the recent past tells: what was decided is in the state for good."""
+        trust, config = Trust(self.config.trust, state.standings, state.view, self.dim), self.config.trust
+        if config.enabled:
+            since_s = self._clock() - _REMEMBERED_WINDOWS * config.window_s
+            for at_s, events in groupby(self.log.reported_since(since_s, _REMEMBERED), key=itemgetter(0)):
+                trust.observe([event for _, event in events], at_s)
+        return trust
+
+    def _add_verdicts(self, draft: Draft) -> None:
+        """What reward trust has found since the last commit comes before all that this one brings."""
+        for event in self._trust.verdicts(draft.at_s):
+            draft.events.append(event)
+            draft.counters[f"authors_{event.arguments['standing']}"] += 1
+            logger.warning("author_%s author=%s", event.arguments["standing"], event.arguments["author"])
+
+    def _judge(self, draft: Draft) -> None:
+        draft.events = self._trust.judge(draft.events, draft.at_s)
+        for event in draft.events:
+            if isinstance(event, RewardEvent) and event.outcome is Outcome.QUARANTINED:
+                draft.counters["rewards_quarantined"] += len(event.uids)
+
     def _write(self, draft: Draft) -> None:
+        self._judge(draft)
         commit = draft.finish(self.config.batch_rewards)
         try:
             self.log.commit(commit)
@@ -335,6 +383,7 @@ class Ingest:
             # It may have been written: the log is asked before anything else is.
             self._doubtful = draft
             raise
+        self._trust.observe(commit.events, draft.at_s)
         self._enqueue(commit.events)
         self._took(draft.decisions)
 
@@ -350,6 +399,7 @@ class Ingest:
                 if isinstance(event, ResyncEvent):
                     plan = plan_resync(self._network.view, event.view, on_hotkey_swap=event.on_hotkey_swap)
                     self._network = self._network.after(event.view, plan, event.seq)
+            self._trust.observe(batch, draft.at_s)
             self._enqueue(batch)
         written, _ = self.log.find([decision.id for decision in draft.decisions], [])
         self._took([decision for decision in draft.decisions if decision.id in written])

@@ -1,9 +1,9 @@
 """What events do to the state. Live learning and replay are this one class, so they cannot differ.
 
 An event is applied in the place that the log gave it, in the batch that the log gave it. Rewards that arrive
-while learning is frozen are held; so are those whose step led to numbers that are not finite, and those that a
-rollback has taken back. A held event is learned when, and if, an operator's event says so, and then only for
-uids that have not changed hands since.
+while learning is frozen are held; so are those of an author who is not trusted, those whose step led to numbers
+that are not finite, and those that a rollback has taken back. A held event is learned when, and if, an operator's
+event says so, and then only for uids that have not changed hands since.
 
 Shadow rules learn exactly what the rule that serves has learned. What one of them cannot learn it goes without.
 """
@@ -23,10 +23,11 @@ from gating.metagraph import MetagraphView
 
 from .drift import DriftAlarm
 from .event_log import EventLog
-from .events import Action, Event, OperatorEvent, ResyncEvent, RewardEvent
+from .events import Action, Event, OperatorEvent, Outcome, ResyncEvent, RewardEvent
 from .ranges import from_ranges
 from .resync import apply_resync
 from .rules import LearnBatch, Rule, RuleBook
+from .standings import follow_standing
 from .state import Held, LearnerState, RuleIdentity, RuleState, Shadow, UidStatistics
 
 logger = logging.getLogger(__name__)
@@ -118,9 +119,11 @@ class Learning:
         self.state.version = batch[-1].batch
 
     def _take_rewards(self, events: Sequence[RewardEvent]) -> None:
+        self.state.held.update((event.seq, Held.AUTHOR) for event in events if event.outcome is Outcome.QUARANTINED)
         events = [event for event in events if event.outcome.is_learned]
         if self.state.frozen:
             self.state.held.update((event.seq, Held.FROZEN) for event in events)
+            self.state.held = dict(sorted(self.state.held.items()))
         else:
             self._learn(events)
 
@@ -132,15 +135,14 @@ class Learning:
             case Action.THAW:
                 state.frozen = False
                 self._learn_held([seq for seq, why in state.held.items() if why is Held.FROZEN])
-            case Action.READMIT:
-                self._learn_held(settled_by(event, state))
-            case Action.DROP:
-                for seq in settled_by(event, state):
-                    del state.held[seq]
+            case Action.READMIT | Action.DROP:
+                self._settle(event)
             case Action.ROLLBACK:
                 self.state = self._rolled_back(event)
             case Action.SHADOW | Action.PROMOTE:
                 self._change_rules(event)
+            case Action.STANDING:
+                follow_standing(state.standings, event)
             # The others are told of, and change nothing.
 
     def _change_rules(self, event: OperatorEvent) -> None:
@@ -183,6 +185,14 @@ class Learning:
         assert self._book is not None or not state.shadows, "a state with shadows is learned with their rules"
         return {label: self._book.of(shadow.identity.settings) for label, shadow in state.shadows.items() if self._book}
 
+    def _settle(self, event: OperatorEvent) -> None:
+        settled = settled_by(event, self.state)
+        if event.action is Action.READMIT:
+            self._learn_held(settled)
+            return
+        for seq in settled:
+            del self.state.held[seq]
+
     def _learn_held(self, seqs: Iterable[int]) -> None:
         remaining = iter(seqs)
         while chunk := list(islice(remaining, _READMIT_CHUNK)):
@@ -213,7 +223,7 @@ class Learning:
                 case _:
                     state.held.update(_held_again(batch))
         state.held = {seq: now.held.get(seq, Held.ROLLED_BACK) for seq in sorted(state.held) if seq not in dropped}
-        state.frozen = now.frozen
+        state.frozen, state.standings = now.frozen, now.standings
         state.statistics.selections = now.statistics.selections
         return state
 
@@ -225,7 +235,7 @@ class Learning:
         if not whole:
             return
         self.on_learning(whole)
-        batch = _learn_batch(whole)
+        batch = learn_batch(whole)
         losses = _update_or_restore(self.rule, self.state.rule, batch)
         if losses is None:
             self._learn_one_by_one(whole, batch)
@@ -310,21 +320,30 @@ def free_to_settle(state: LearnerState) -> list[int]:
 
 def _held_again(batch: Sequence[Event]) -> dict[int, Held]:
     return {
-        event.seq: Held.ROLLED_BACK for event in batch if isinstance(event, RewardEvent) and event.outcome.is_learned
+        event.seq: Held.ROLLED_BACK
+        for event in batch
+        if isinstance(event, RewardEvent) and event.outcome.may_be_learned
     }
 
 
 def _still_owned(event: RewardEvent, state: LearnerState) -> RewardEvent:
     """The event without the uids that have changed hands since it was logged."""
     kept = [
-        (uid, reward)
-        for uid, reward in zip(event.uids, event.rewards, strict=True)
+        place
+        for place, uid in enumerate(event.uids)
         if uid < state.view.n and state.tenures.held_through(uid, event.seq)
     ]
-    return replace(event, uids=tuple(uid for uid, _ in kept), rewards=tuple(reward for _, reward in kept))
+    return replace(
+        event,
+        uids=tuple(event.uids[place] for place in kept),
+        rewards=tuple(event.rewards[place] for place in kept),
+        weights=tuple(event.weights[place] for place in kept) if event.weights else (),
+        expected=(),
+    )
 
 
-def _learn_batch(events: Sequence[RewardEvent]) -> LearnBatch:
+def learn_batch(events: Sequence[RewardEvent]) -> LearnBatch:
+    """What a rule is given of events, all of which have their embedding."""
     lengths = torch.tensor([len(event.uids) for event in events])
     embeddings = [event.embedding for event in events if event.embedding is not None]
     return LearnBatch(
@@ -332,6 +351,15 @@ def _learn_batch(events: Sequence[RewardEvent]) -> LearnBatch:
         event=torch.repeat_interleave(torch.arange(len(events)), lengths),
         uids=torch.tensor([uid for event in events for uid in event.uids]),
         rewards=torch.tensor([reward for event in events for reward in event.rewards], dtype=torch.float32),
+        weights=_weights(events),
+    )
+
+
+def _weights(events: Sequence[RewardEvent]) -> torch.Tensor:
+    if not any(event.weights for event in events):
+        return torch.ones(sum(len(event.uids) for event in events))
+    return torch.tensor(
+        [weight for event in events for weight in event.weights or (1.0,) * len(event.uids)], dtype=torch.float32
     )
 
 

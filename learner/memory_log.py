@@ -34,6 +34,7 @@ class MemoryEventLog:
         self.genesis: Genesis | None = None
         self._max = max_events
         self._events: deque[Event] = deque(maxlen=max_events)
+        self._logged_s: dict[int, float] = {}
         self._decisions: dict[str, Decision] = {}
         self._rows: dict[str, tuple[int, float]] = {}
         self._reports: dict[str, Reported] = {}
@@ -54,6 +55,8 @@ class MemoryEventLog:
                 raise ValueError(f"the next event's place is {self.last_seq + 1}, got {event.seq}")
             self.last_seq = event.seq
             self._events.append(event)
+            self._logged_s[event.seq] = commit.at_s
+            self._logged_s.pop(event.seq - self._max, None)
             if isinstance(event, RewardEvent):
                 self._note(event, commit.at_s)
         if commit.defaults_until is not None:
@@ -140,6 +143,18 @@ class MemoryEventLog:
         wanted = set(seqs)
         found = (self._as_logged(event) for event in self._events if event.seq in wanted)
         return [event for event in found if isinstance(event, RewardEvent)]
+
+    def reported_since(self, at_s: float, limit: int) -> list[tuple[float, RewardEvent]]:
+        """See `EventLog`."""
+        found: list[tuple[float, Event]] = []
+        for event in reversed(self._events):
+            logged_s = self._logged_s[event.seq]
+            if logged_s < at_s or len(found) == limit:
+                break
+            if isinstance(event, RewardEvent):
+                found.append((logged_s, event))
+        wanted = [(logged_s, self._as_logged(event)) for logged_s, event in reversed(found)]
+        return [(logged_s, event) for logged_s, event in wanted if isinstance(event, RewardEvent)]
 
     def erase_embedding(self, decision_id: str) -> bool:
         """See `EventLog`."""

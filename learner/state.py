@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gating.metagraph import MetagraphView
 
+from .standings import Standings
 from .tenures import Tenures
 
 SNAPSHOT_FORMAT = 1
@@ -90,6 +91,7 @@ class Held(StrEnum):
     FROZEN = "frozen"
     ROLLED_BACK = "rolled_back"
     NON_FINITE = "non_finite"
+    AUTHOR = "author"
 
 
 @dataclass(slots=True)
@@ -107,6 +109,7 @@ class LearnerState:
         identity: which rule serves.
         served_since: the version that has let it serve: the place of its promotion in the log, 0 if it always did.
         shadows: the other rules, by label.
+        standings: what has been said of authors, of those of whom anything has.
     """
 
     view: MetagraphView
@@ -119,6 +122,7 @@ class LearnerState:
     identity: RuleIdentity = field(default_factory=RuleIdentity)
     served_since: int = 0
     shadows: dict[str, Shadow] = field(default_factory=dict)
+    standings: Standings = field(default_factory=dict)
 
     def digest(self) -> str:
         """SHA-256 in hex of all that the rule that serves knows, to the bit, and of who it is known about."""
@@ -139,6 +143,7 @@ class LearnerState:
             tenures=self.tenures.copy(),
             held=dict(self.held),
             shadows={label: shadow.copy() for label, shadow in self.shadows.items()},
+            standings=dict(self.standings),
         )
 
 

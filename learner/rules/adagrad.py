@@ -2,7 +2,7 @@
 
 The scalar form of AdaGrad (Duchi, Hazan and Singer 2011; "AdaGrad-Norm", Ward, Wu and Bottou 2019): a uid's
 step is learning_rate / sqrt(sum of its squared gradient norms). It learns at k = 1 too, since each answer has
-a target of its own.
+a target of its own. A reward's weight scales its squared loss, and so its gradient.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class Adagrad:
         losses = torch.zeros(batch.size)
         for these in _rounds(batch.uids):
             event = batch.event[these]
-            error = self._step(state, batch.embedding[event], batch.uids[these], batch.rewards[these])
+            error = self._step(
+                state, batch.embedding[event], batch.uids[these], batch.rewards[these], batch.weights[these]
+            )
             losses.index_add_(0, event, error**2)
         per_event = torch.bincount(batch.event, minlength=batch.size).clamp(min=1)
         return losses / per_event
@@ -86,16 +88,19 @@ class Adagrad:
         embedding: Float[Tensor, "k hidden"],
         uids: Int[Tensor, " k"],
         rewards: Float[Tensor, " k"],
+        weights: Float[Tensor, " k"],
     ) -> Float[Tensor, " k"]:
         rows = state.rows
         weight, bias = rows["weight"][uids], rows["bias"][uids]
         error = (weight * embedding).sum(dim=1) + bias - rewards
-        squared_norm = error**2 * ((embedding**2).sum(dim=1) + 1.0)
+        gradient = weights * error
+        squared_norm = gradient**2 * ((embedding**2).sum(dim=1) + 1.0)
         rows["squared_gradients"][uids] += squared_norm
-        step = self.learning_rate * error / torch.sqrt(rows["squared_gradients"][uids])
+        step = self.learning_rate * gradient / torch.sqrt(rows["squared_gradients"][uids])
         rows["weight"][uids] = weight - step[:, None] * embedding
         rows["bias"][uids] = bias - step
-        rows["rewards"][uids] += 1
+        # A whole number, and what counts for little is to end nobody's exploration.
+        rows["rewards"][uids] += weights.round().long()
         return error
 
 

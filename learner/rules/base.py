@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,12 +21,18 @@ class LearnBatch:
         event: for each reward, the row of its event; ascending.
         uids: for each reward, the uid that earned it.
         rewards: float32, one per reward.
+        weights: float32, what each reward counts, from 0 to 1; all count 1 where none are given.
     """
 
     embedding: Float[Tensor, "batch hidden"]
     event: Int[Tensor, " k"]
     uids: Int[Tensor, " k"]
     rewards: Float[Tensor, " k"]
+    weights: Float[Tensor, " k"] = field(default_factory=lambda: torch.ones(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.weights):
+            object.__setattr__(self, "weights", torch.ones(len(self.rewards)))
 
     @property
     def size(self) -> int:
@@ -41,6 +47,7 @@ class LearnBatch:
             event=torch.zeros(int(mine.sum()), dtype=torch.long),
             uids=self.uids[mine],
             rewards=self.rewards[mine],
+            weights=self.weights[mine],
         )
 
 

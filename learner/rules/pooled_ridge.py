@@ -211,7 +211,7 @@ class PooledRidge:
 
         order = torch.argsort(position, stable=True)
         later = torch.cumsum(per_uid, 0)[position[order]] - 1 - torch.arange(len(order))
-        left = self.own_share**later * fading.events[batch.event[order]]
+        left = self.own_share**later * fading.events[batch.event[order]] * batch.weights[order]
         earned = sums_by_uid(position[order], len(uids), x[batch.event[order]], batch.rewards[order], left)
         counted = torch.zeros(len(uids)).index_add_(0, position[order], left)
         kept = (self.own_share**per_uid * fading.before).float()
@@ -230,8 +230,9 @@ class PooledRidge:
 def _learn_pool(
     shared: dict[str, Tensor], batch: LearnBatch, x: Float[Tensor, "batch inputs"], fading: _Fading
 ) -> None:
-    per_event = torch.bincount(batch.event, minlength=batch.size)
-    earned = torch.zeros(batch.size, dtype=torch.float64).index_add_(0, batch.event, batch.rewards.double())
+    weights = batch.weights.double()
+    earned = torch.zeros(batch.size, dtype=torch.float64).index_add_(0, batch.event, batch.rewards.double() * weights)
+    counted = torch.zeros(batch.size, dtype=torch.float64).index_add_(0, batch.event, weights)
     wide, left = x.double(), fading.events.double()
-    shared["pool_gram"] = shared["pool_gram"] * fading.before + (wide * (left * per_event)[:, None]).T @ wide
+    shared["pool_gram"] = shared["pool_gram"] * fading.before + (wide * (left * counted)[:, None]).T @ wide
     shared["pool_target"] = shared["pool_target"] * fading.before + wide.T @ (left * earned)

@@ -7,6 +7,9 @@ Torch's SGD moves every row at every step, since momentum decays also where the 
 catches up on the steps that it missed when it is next needed: after t steps without a gradient its velocity is
 v m^t and it has moved by -lr v (m + m^2 + ... + m^t). The numbers are the seed's, the cost is that of the rows
 that were asked.
+
+An event's loss is one number for all of its uids, so it is scaled by the mean of their rewards' weights. Where all
+are 1, which the seed knows nothing else than, the arithmetic is the seed's to the bit.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class SoftmaxMse:
         for event, end in enumerate(ends):
             if end > start:
                 uids, rewards = batch.uids[start:end], batch.rewards[start:end]
-                losses[event] = self._step(state, inputs[event], uids, rewards)
+                losses[event] = self._step(state, inputs[event], uids, rewards, batch.weights[start:end].mean())
             start = end
         return losses
 
@@ -86,6 +89,7 @@ class SoftmaxMse:
         inputs: Float[Tensor, " hidden"],
         uids: Int[Tensor, " k"],
         rewards: Float[Tensor, " k"],
+        counts: Float[Tensor, ""],
     ) -> Tensor:
         weight, velocity = state.rows["weight"], state.rows["velocity"]
         missed = state.shared["step"] - state.rows["last_step"][uids]
@@ -97,7 +101,7 @@ class SoftmaxMse:
         by_score = scored * difference * (2.0 / len(uids))
         by_score = by_score - scored * by_score.sum()
 
-        speed = self.momentum * speed + by_score[:, None] * inputs
+        speed = self.momentum * speed + counts * by_score[:, None] * inputs
         weight[uids] = rows - self.learning_rate * speed
         velocity[uids] = speed
         state.shared["step"] += 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, select
 
-from ..events import Event
+from ..events import Event, RewardEvent
 from . import codec
 from .database import Database
 from .schema import decisions, events, message_embeddings, operator_actions, resyncs, rewards
@@ -69,10 +69,9 @@ def read_events(connection: Connection, where: Where) -> list[Event]:
     return [found[seq] for seq in batch_of]
 
 
-def _read_rewards(connection: Connection, where: Where, batch_of: dict[int, int]) -> dict[int, Event]:
-    columns = ("seq", "uid", "reward", "decision_id", "reward_id", "author", "status")
+def _read_rewards(connection: Connection, where: Where, batch_of: dict[int, int]) -> dict[int, RewardEvent]:
     rows = connection.execute(
-        select(*(rewards.c[name] for name in columns))
+        select(*(rewards.c[name] for name in codec.REWARD_COLUMNS))
         .where(where(rewards.c.seq))
         .order_by(rewards.c.seq, rewards.c.position)
     ).fetchall()
@@ -81,6 +80,21 @@ def _read_rewards(connection: Connection, where: Where, batch_of: dict[int, int]
         seq: codec.reward_event_of(list(group), batch_of[seq], embeddings.get(seq))
         for seq, group in itertools.groupby(rows, key=itemgetter(0))
     }
+
+
+def read_reported(connection: Connection, at_s: float, limit: int) -> list[tuple[float, RewardEvent]]:
+    """See `EventLog.reported_since`."""
+    # Times never go back in a log, and so the newest are the last.
+    heads = connection.execute(
+        select(events.c.seq, events.c.batch, events.c.logged_s)
+        .where(events.c.kind == "reward", events.c.logged_s >= at_s)
+        .order_by(events.c.seq.desc())
+        .limit(limit)
+    ).fetchall()
+    if not heads:
+        return []
+    found = _read_rewards(connection, lambda seq: seq >= heads[-1].seq, {head.seq: head.batch for head in heads})
+    return [(head.logged_s, found[head.seq]) for head in reversed(heads)]
 
 
 def _embeddings(connection: Connection, where: Where) -> dict[int, bytes | None]:

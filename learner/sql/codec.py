@@ -134,17 +134,28 @@ def reward_rows(event: RewardEvent) -> list[tuple[Any, ...]]:
     """
     if not event.rewards or not all(map(math.isfinite, event.rewards)):
         raise ValueError(f"an event needs rewards, and finite ones, got {event.rewards}")
+    weights = event.weights or (1.0,) * len(event.uids)
+    if not all(0.0 <= weight <= 1.0 for weight in weights):
+        raise ValueError(f"what a reward counts lies between 0 and 1, got {event.weights}")
+    expected = event.expected or (None,) * len(event.uids)
     decision_id, reward_id = _to_optional(event.decision_id), _to_optional(event.reward_id)
     author, status, assumed = to_text(event.author), event.outcome.value, int(event.outcome is Outcome.DEFAULT)
     return [
-        (event.seq, uid, position, decision_id, reward_id, reward, author, status, assumed)
-        for position, (uid, reward) in enumerate(zip(event.uids, event.rewards, strict=True))
+        (event.seq, uid, position, decision_id, reward_id, reward, author, status, assumed, weight, guess)
+        for position, (uid, reward, weight, guess) in enumerate(
+            zip(event.uids, event.rewards, weights, expected, strict=True)
+        )
     ]
 
 
+REWARD_COLUMNS = ("seq", "uid", "reward", "decision_id", "reward_id", "author", "status", "weight", "expected")
+"""What `reward_event_of` is made of."""
+
+
 def reward_event_of(rows: Sequence[Any], batch: int, embedding: bytes | None) -> RewardEvent:
-    """The event of those rows of `rewards`: tuples (seq, uid, reward, decision_id, reward_id, author, status)."""
-    seq, _, _, decision_id, reward_id, author, status = rows[0]
+    """The event of those rows of `rewards`: tuples of `REWARD_COLUMNS`."""
+    seq, _, _, decision_id, reward_id, author, status, _, _ = rows[0]
+    weights, expected = tuple([row[7] for row in rows]), tuple([row[8] for row in rows])
     return RewardEvent(
         seq=seq,
         batch=batch,
@@ -155,6 +166,8 @@ def reward_event_of(rows: Sequence[Any], batch: int, embedding: bytes | None) ->
         decision_id=_from_optional(decision_id),
         reward_id=_from_optional(reward_id),
         author=from_text(author),
+        weights=() if all(weight == 1.0 for weight in weights) else weights,
+        expected=() if all(guess is None for guess in expected) else expected,
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import ARRAY, BigInteger, Column, ColumnElement, Connection, Tex
 from ..event_log import Chosen, Observed
 from ..events import Decision, Event, Outcome, Reported, RewardEvent
 from . import codec
-from .batches import PAGE, read_batches, read_events
+from .batches import PAGE, read_batches, read_events, read_reported
 from .codec import from_text, to_text
 from .database import Database
 from .schema import decisions, events, log, rewards
@@ -148,6 +148,11 @@ class SqlLogReader:
         with self._database.read() as connection:
             found = read_events(connection, lambda column: among(self._database, column, seqs))
         return [event for event in found if isinstance(event, RewardEvent)]
+
+    def reported_since(self, at_s: float, limit: int) -> list[tuple[float, RewardEvent]]:
+        """See `EventLog`."""
+        with self._database.read() as connection:
+            return read_reported(connection, at_s, limit)
 
     def first_seq(self) -> int:
         """See `EventLog`."""

@@ -92,10 +92,13 @@ rewards = Table(
     Column("author", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("assumed", SmallInteger, nullable=False),
+    Column("weight", Double, nullable=False, server_default="1"),
+    Column("expected", Double),
     sqlite_with_rowid=False,
 )
 """A row for each uid of a reward event, in the order of `position`. `assumed` is 1 where the default reward stands for
-a report that never came; one that comes all the same has a row of its own."""
+a report that never came; one that comes all the same has a row of its own. `weight` is what the reward counts,
+`expected` what reward trust held it against, NULL where it did not."""
 
 for _name in ("decision_id", "reward_id"):
     _given = rewards.c[_name].is_not(None)

@@ -14,7 +14,7 @@ from learner.config import AdagradConfig, LearnerConfig, RuleConfig, SoftmaxMseC
 from learner.core import ExplainedDecision, HeldEvent, Learner, ResyncSummary
 from learner.errors import LearnerError, NeedsDurableLogError
 from learner.event_log import Genesis
-from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
+from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Standing, Wait
 from learner.housekeeping import Housekeeper
 from learner.memory_log import MemoryEventLog
 from learner.nonces import NonceStore, NonceVerdict
@@ -22,6 +22,7 @@ from learner.restore import Restorer
 from learner.rules import build_rule
 from learner.signals import Signal
 from learner.state import HeadSnapshot
+from learner.trust import AuthorView
 
 
 class LocalLearner:
@@ -29,7 +30,7 @@ class LocalLearner:
 
     Attributes:
         refuses: what every operator's action is answered with, instead of being done.
-        authors: who asked for operators' actions.
+        askers: who asked for operators' actions.
         away: every call raises LearnerAway, with the `reason`, before anything is done.
         loses_answers: every call does its work and then raises LearnerAway.
         now_s: the learner's clock.
@@ -71,7 +72,7 @@ class LocalLearner:
             self.core, checkpoints, application="app", clock=lambda: self.now_s, on_crash=lambda: None
         )
         self.refuses: LearnerError | None = None
-        self.authors: list[str] = []
+        self.askers: list[str] = []
         self.nonces = NonceStore(clock_ns=time.time_ns, started_ns=0)
         self.network = view
         self.away = False
@@ -182,6 +183,16 @@ class LocalLearner:
         held, _ = self.core.held_events(after=0, limit=0)
         return {"version": seq, "quarantined": held}
 
+    async def authors(self) -> list[AuthorView]:
+        self._check_here()
+        return self.core.authors()
+
+    async def set_standing(self, subject: str, standing: Standing, author: str) -> int:
+        self._operate(author)
+        seq = self.core.commit_one(self.core.stage_standing(subject, standing, author))
+        self.learn()
+        return seq
+
     async def describe(self) -> dict[str, Any]:
         self._check_here()
         view = self.core.view
@@ -215,7 +226,7 @@ class LocalLearner:
         self._check_here()
         if self.refuses is not None:
             raise self.refuses
-        self.authors.append(author)
+        self.askers.append(author)
 
     def _act(self, action: Action, author: str, arguments: dict[str, Any] | None = None) -> int:
         seq = self.core.commit_one(self.core.stage_action(action, author, arguments))

@@ -228,6 +228,11 @@ async def test_an_erasure_is_logged_with_who_asked_for_it(start: Start) -> None:
         ("quarantine", {"action": "drop", "seqs": ["1"]}, "seqs.0"),
         ("quarantine", {"action": "drop", "seqs": 1}, "seqs"),
         ("quarantine", {"action": "drop", "all": True}, "all"),
+        ("authors", {"author": "x"}, "standing"),
+        ("authors", {"standing": "auto"}, "author"),
+        ("authors", {"author": "", "standing": "auto"}, "author"),
+        ("authors", {"author": "x", "standing": "quarantined"}, "standing"),
+        ("authors", {"author": "x" * 201, "standing": "auto"}, "author"),
     ],
 )
 async def test_a_malformed_action_is_a_422_that_names_the_place_and_does_nothing(
@@ -257,7 +262,7 @@ async def test_a_malformed_page_of_the_quarantine_is_a_422_that_names_the_place(
     assert check_problem(response, 422, "invalid_request")["detail"].startswith(f"{place}:")
 
 
-@pytest.mark.parametrize("path", ["rollback", "quarantine"])
+@pytest.mark.parametrize("path", ["rollback", "quarantine", "authors"])
 async def test_a_body_that_must_say_something_must_be_there(service: LocalService, path: str) -> None:
     check_problem(await service.http.post(f"/v1/admin/{path}"), 415, "unsupported_media_type")
     json = {"Content-Type": "application/json"}
@@ -301,6 +306,7 @@ async def test_a_body_where_everything_is_optional_may_be_absent_but_not_malform
         ("rollback", {"version": 0}),
         ("quarantine", {"action": "drop"}),
         ("promote", {"rule": "adagrad"}),
+        ("authors", {"author": "x", "standing": "auto"}),
     ],
 )
 async def test_what_the_learner_refuses_becomes_its_problem_with_the_reason(
@@ -329,6 +335,7 @@ async def test_the_openapi_schema_documents_every_action(service: LocalService) 
     bodies = {"checkpoint": (set(), False), "freeze": ({"frozen"}, False)}
     bodies |= {"rollback": ({"version", "checkpoint"}, True), "quarantine": ({"action", "seqs"}, True)}
     bodies |= {"promote": ({"rule"}, True)}
+    bodies |= {"authors": ({"author", "standing"}, True)}
     for path, (keys, required) in bodies.items():
         operation = paths[f"/v1/admin/{path}"]["post"]
         body = operation["requestBody"]
@@ -346,3 +353,30 @@ async def test_the_openapi_schema_documents_every_action(service: LocalService) 
     assert "404" in paths["/v1/admin/rollback"]["post"]["responses"]
     assert "/v1/admin/checkpoints" in paths
     assert "/v1/admin/{action}" not in paths
+
+
+async def test_an_author_is_distrusted_seen_and_left_to_itself_again(service: LocalService) -> None:
+    await reward(service, "m-1")
+    before = await weights(service)
+    assert await answer(service, "POST", "authors", {"author": "boss", "standing": "distrusted"}) == {
+        "author": "boss",
+        "standing": "distrusted",
+        "seq": 2,
+    }
+    await reward(service, "m-2")
+    assert await weights(service) == before
+    [author] = (await answer(service, "GET", "authors"))["authors"]
+    assert (author["author"], author["standing"], author["weight"]) == ("boss", "distrusted", 0.0)
+    assert author["recent_rewards"] == pytest.approx(4.0)
+    held = await answer(service, "GET", "quarantine")
+    assert [(event["seq"], event["reason"], event["author"]) for event in held["events"]] == [(3, "author", "boss")]
+    state = (await service.learner.describe())["learner"]
+    assert state["trust"]["distrusted"] == ["boss"]
+    assert state["quarantine"]["author"] == 1
+    assert state["counters"]["rewards_quarantined"] == 2
+    await answer(service, "POST", "authors", {"author": "boss", "standing": "auto"})
+    await answer(service, "POST", "quarantine", {"action": "readmit"})
+    await reward(service, "m-3")
+    assert await weights(service) != before
+    assert (await answer(service, "GET", "quarantine"))["quarantined"] == 0
+    assert actions(service) == [("standing", "boss"), ("standing", "boss"), ("readmit", "boss")]

@@ -231,6 +231,8 @@ async def test_an_unexpected_error_is_a_500_that_tells_nothing_of_the_inside(
         ("POST", "/v1/admin/rollback", {"version": 0}),
         ("GET", "/v1/admin/quarantine", None),
         ("POST", "/v1/admin/quarantine", {"action": "drop"}),
+        ("GET", "/v1/admin/authors", None),
+        ("POST", "/v1/admin/authors", {"author": "x", "standing": "auto"}),
     ],
 )
 async def test_what_needs_the_learner_is_a_503_to_be_tried_again_while_it_is_away(

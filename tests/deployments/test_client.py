@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from deployments.client import (
     MAX_RETRY_AFTER_S,
+    Author,
     Checkpoint,
     GateClient,
     GateUnavailableError,
@@ -51,6 +52,18 @@ REPORT = {
 }
 
 
+AUTHOR: dict[str, Any] = {
+    "author": "judge",
+    "standing": "auto",
+    "active": True,
+    "recent_rewards": 12.5,
+    "recent_weight": 3.0,
+    "reports": 40.0,
+    "agreement": None,
+    "score": -3.5,
+    "weight": 0.0,
+    "quarantined_since": 17,
+}
 NO_PATH = "Path '/v1/score' not found. Ping http://.../-/routes for available routes."
 
 
@@ -239,6 +252,14 @@ HELD = {"seq": 9, "reason": "frozen", "reward_id": "m", "uids": [1], "rewards": 
             {"action": "readmit", "seqs": None},
             {"version": 12, "quarantined": 0},
             12,
+        ),
+        (lambda gate: gate.authors(), "GET /v1/admin/authors", None, {"authors": [AUTHOR]}, [Author(**AUTHOR)]),
+        (
+            lambda gate: gate.set_standing("judge", "distrusted"),
+            "POST /v1/admin/authors",
+            {"author": "judge", "standing": "distrusted"},
+            {"author": "judge", "standing": "distrusted", "seq": 13},
+            13,
         ),
     ],
 )

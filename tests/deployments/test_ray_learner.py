@@ -20,7 +20,7 @@ from learner.errors import (
     LogUnavailableError,
     OverloadedError,
 )
-from learner.events import Action, PollReply, ReplicaStatus
+from learner.events import Action, PollReply, ReplicaStatus, Standing
 from learner.startup import LearnerArgs
 
 STATUS = ReplicaStatus("r", 1, "i", 0, 0, 0, None, 0, 0, 0)
@@ -178,6 +178,8 @@ OPERATIONS: list[tuple[str, tuple[Any, ...], Any]] = [
     ("rollback", (None, "c", "boss"), {"version": 7}),
     ("quarantine", (3, 5), (0, [])),
     ("settle", (Action.DROP, [4], "boss"), {"version": 7}),
+    ("authors", (), []),
+    ("set_standing", ("x", Standing.TRUSTED, "boss"), 7),
     ("erase_embedding", ("r-1", "boss"), True),
 ]
 

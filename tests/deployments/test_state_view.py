@@ -20,7 +20,7 @@ async def test_state_shows_learner_network_replicas_and_who_answered(service: Lo
         "pruned_rows": 0
     }
     assert (learner["log_error"], learner["frozen"]) == (None, False)
-    assert learner["quarantine"] == {"frozen": 0, "rolled_back": 0, "non_finite": 0}
+    assert learner["quarantine"] == {"frozen": 0, "rolled_back": 0, "non_finite": 0, "author": 0}
     assert (learner["events_logged"], learner["events_applied"], learner["durable"]) == (1, 1, False)
     assert (learner["rule"], learner["counters"]["rewards_accepted"]) == ("softmax_mse", 1)
     assert state["metagraph"]["n"] == N

@@ -17,7 +17,7 @@ from learner.checkpoint import CheckpointStore, Expected, Manifest
 from learner.config import LearnerConfig, RuleConfig, SoftmaxMseConfig, settings_of
 from learner.core import Learner
 from learner.event_log import EventLog, Genesis
-from learner.events import Action, Decision, DecisionBatch, Event, RewardItem
+from learner.events import ANONYMOUS, Action, Decision, DecisionBatch, Event, RewardItem
 from learner.memory_log import MemoryEventLog
 from learner.restore import Restorer
 from learner.rules import LearnBatch, Rule, build_rule
@@ -69,14 +69,20 @@ def decision(
     )
 
 
-def reward(decision_id: str, rewards: Mapping[int, float]) -> RewardItem:
+def reward(decision_id: str, rewards: Mapping[int, float], author: str = ANONYMOUS) -> RewardItem:
     """Rewards for a decision, by uid."""
-    return RewardItem(tuple(rewards), tuple(rewards.values()), decision_id=decision_id)
+    return RewardItem(tuple(rewards), tuple(rewards.values()), decision_id=decision_id, author=author)
 
 
-def message_reward(reward_id: str, rewards: Mapping[int, float]) -> RewardItem:
+def message_reward(reward_id: str, rewards: Mapping[int, float], author: str = ANONYMOUS) -> RewardItem:
     """Rewards for a message, by uid."""
-    return RewardItem(tuple(rewards), tuple(rewards.values()), reward_id=reward_id, embedding=embedding(len(reward_id)))
+    return RewardItem(
+        tuple(rewards),
+        tuple(rewards.values()),
+        reward_id=reward_id,
+        embedding=embedding(len(reward_id)),
+        author=author,
+    )
 
 
 def build_learner(
@@ -214,7 +220,8 @@ def state_digest(state: LearnerState) -> list[object]:
     names = [field.name for field in fields(UidStatistics) if field.name != "selections"]
     counts = [getattr(state.statistics, name).tobytes() for name in names]
     tenures = (sorted(state.tenures.since.items()), sorted(state.tenures.former_hotkeys.items()))
-    return [rule, identities, counts, tenures, state.view, state.version, state.frozen, list(state.held.items())]
+    held = list(state.held.items())
+    return [rule, identities, counts, tenures, state.view, state.version, state.frozen, held, state.standings]
 
 
 def bits(tensor: torch.Tensor) -> bytes:

@@ -14,6 +14,7 @@ from gating import MetagraphView
 from learner.checkpoint import CheckpointStore, Expected, Manifest
 from learner.config import AdagradConfig, RuleConfig, SoftmaxMseConfig, settings_of
 from learner.rules import LearnBatch, build_rule
+from learner.standings import AuthorStanding
 from learner.state import Held, LearnerState, RuleIdentity, UidStatistics
 from learner.tenures import Tenures
 
@@ -60,6 +61,7 @@ def learned(config: RuleConfig = AdagradConfig(), *, version: int = 12, seed: in
         tenures=Tenures({2: 9, 0: 4}, {0: {"z", "y"}}),
         version=version,
         frozen=True,
+        standings={"liar": AuthorStanding(quarantined_since=12), "ok": AuthorStanding(pinned="trusted")},
         held={3: Held.FROZEN, 4: Held.FROZEN, 5: Held.NON_FINITE, 7: Held.ROLLED_BACK},
         identity=RuleIdentity(config.name, settings_of(config)),
     )
@@ -99,6 +101,7 @@ def content(state: LearnerState) -> list[object]:
         state.version,
         state.frozen,
         list(state.held.items()),
+        state.standings,
     ]
 
 

@@ -50,6 +50,8 @@ class Books:
                     self._follow(event)
                 case OperatorEvent():
                     self._obey(event)
+                case RewardEvent(outcome=Outcome.QUARANTINED):
+                    self.held[event.seq] = Held.AUTHOR
                 case RewardEvent() if event.outcome in (Outcome.LEARNED, Outcome.DEFAULT):
                     if self.frozen:
                         self.held[event.seq] = Held.FROZEN
@@ -123,7 +125,7 @@ class Books:
                     self._follow(resync)
                 case OperatorEvent(action=Action.DROP) as drop:
                     given_up |= {seq for first, last in drop.arguments["ranges"] for seq in range(first, last + 1)}
-                case RewardEvent(outcome=Outcome.LEARNED | Outcome.DEFAULT):
+                case RewardEvent(outcome=Outcome.LEARNED | Outcome.DEFAULT | Outcome.QUARANTINED):
                     self.held[seq] = Held.ROLLED_BACK
         self.held = {seq: now.get(seq, Held.ROLLED_BACK) for seq in self.held if seq not in given_up}
 

@@ -442,7 +442,7 @@ def test_an_event_that_leads_to_no_finite_numbers_is_quarantined_alone(tested, v
         learn_all(spared)
 
     assert state_of(learner).held == {2: Held.NON_FINITE}
-    assert learner.describe()["quarantine"] == {"frozen": 0, "rolled_back": 0, "non_finite": 1}
+    assert learner.describe()["quarantine"] == {"frozen": 0, "rolled_back": 0, "non_finite": 1, "author": 0}
     assert "quarantined seq=2" in caplog.text
     assert head_bits(learner) == head_bits(spared)
     assert learner.version == 3

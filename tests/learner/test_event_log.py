@@ -213,6 +213,30 @@ def test_reward_events_are_read_at_their_places(log):
     assert [comparable(event) for event in found] == [comparable(events[1]), comparable(events[3])]
 
 
+def test_what_a_reward_counts_and_was_expected_to_be_is_kept(log):
+    odd = reward(1, weights=(0.1, 1.0), expected=(None, 0.3))
+    commit(log, odd, reward(2), reward(3, outcome=Outcome.QUARANTINED))
+    found = [event for batch in log.batches(0) for event in batch]
+    assert [(event.weights, event.expected) for event in found] == [((0.1, 1.0), (None, 0.3)), ((), ()), ((), ())]
+    assert found[2].outcome is Outcome.QUARANTINED
+    assert comparable(log.reward_events([1])[0]) == comparable(odd)
+
+
+def test_what_was_reported_lately_is_found_with_its_time(log):
+    commit(log, decision("d", embedding=embedding(7)), reward(1, "d"), at_s=1.0)
+    commit(log, reward(2), ResyncEvent(VIEW, 5, seq=3, batch=3), at_s=2.0)
+    commit(log, reward(4, uids=(1,), rewards=(0.5,)), reward(5), at_s=3.0)
+
+    def found(at_s, limit):
+        return [(logged_s, event.seq) for logged_s, event in log.reported_since(at_s, limit)]
+
+    assert found(0.0, 9) == [(1.0, 1), (2.0, 2), (3.0, 4), (3.0, 5)]
+    assert found(2.0, 9) == [(2.0, 2), (3.0, 4), (3.0, 5)]
+    assert found(0.0, 3) == [(2.0, 2), (3.0, 4), (3.0, 5)]
+    assert found(3.5, 9) == []
+    np.testing.assert_array_equal(log.reported_since(0.0, 9)[0][1].embedding, embedding(7))
+
+
 def test_a_commit_of_nothing_is_one(log):
     log.commit(Commit(5.0))
     log.renew()
@@ -229,8 +253,9 @@ _REWARDS = st.dictionaries(
     st.integers(0, 65_535), st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5
 )
 _JSON = st.dictionaries(_TEXT, st.none() | st.booleans() | st.integers(-(2**60), 2**60) | _TEXT | st.lists(_TEXT))
+_TRUST = st.sampled_from([((), ()), ((0.25, 1.0, 0.0, 0.5, 0.1), (0.5, None, -1.25, 1e300, 0.1))])
 _EVENTS = st.one_of(
-    st.tuples(st.just("reward"), _REWARDS, st.sampled_from(Outcome), _TEXT, _TEXT),
+    st.tuples(st.just("reward"), _REWARDS, st.sampled_from(Outcome), _TEXT, _TEXT, _TRUST),
     st.tuples(st.just("resync"), st.integers(0, 2**63 - 1), st.sampled_from(["keep", "reset"])),
     st.tuples(st.just("operator"), st.sampled_from(Action), _TEXT, _JSON),
 )
@@ -239,9 +264,10 @@ _EVENTS = st.one_of(
 def _event(kind, *values, seq, batch):
     match kind:
         case "reward":
-            rewards, outcome, author, name = values
+            rewards, outcome, author, name, (weights, expected) = values
             # A reward id may be used once for a uid, and the database stays from example to example.
             given = {"reward_id": f"{seq}{name}", "uids": tuple(rewards), "rewards": tuple(rewards.values())}
+            given |= {"weights": weights[: len(rewards)], "expected": expected[: len(rewards)]}
             return reward(seq, batch=batch, outcome=outcome, author=author, **given)
         case "resync":
             return ResyncEvent(VIEW, *values, seq=seq, batch=batch)

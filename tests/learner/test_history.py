@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from learner.checkpoint import CheckpointStore
-from learner.config import AdagradConfig, PooledRidgeConfig, SoftmaxMseConfig, label_of
+from learner.config import AdagradConfig, PooledRidgeConfig, SoftmaxMseConfig, TrustConfig, label_of
 from learner.errors import LearnerError, LogUnavailableError
-from learner.events import Action, DecisionBatch, OperatorEvent, Outcome, ResyncEvent, RewardEvent, RewardItem
+from learner.events import Action, DecisionBatch, OperatorEvent, Outcome, ResyncEvent, RewardEvent, RewardItem, Standing
 from learner.learning import free_to_settle
 from learner.restore import Restored
+from learner.standings import follow_standing
 
 from .builders import (
     DIM,
@@ -43,8 +44,9 @@ HUGE = np.full(DIM, np.inf, np.float16)
 names = st.integers(1, 15)
 uids = st.integers(0, 5)
 values = st.dictionaries(uids, st.floats(-0.1, 1.1), min_size=1, max_size=3)
-of_decision = st.builds(lambda name, given: reward(f"i-{name}", given), names, values)
-of_message = st.builds(lambda name, given: message_reward(f"r-{name}", given), names, values)
+authors = st.sampled_from("xyz")
+of_decision = st.builds(lambda name, *given: reward(f"i-{name}", *given), names, values, authors)
+of_message = st.builds(lambda name, *given: message_reward(f"r-{name}", *given), names, values, authors)
 of_huge_message = st.builds(
     lambda name, given: RewardItem(tuple(given), tuple(given.values()), reward_id=f"h-{name}", embedding=HUGE),
     names,
@@ -63,10 +65,15 @@ action = st.one_of(
     st.tuples(st.just("settle"), st.sampled_from([Action.READMIT, Action.READMIT, Action.DROP]), st.integers(0, 3)),
     st.tuples(st.just("promote"), st.integers(0, 2)),
     st.tuples(st.just("assume")),
+    st.tuples(st.just("say"), authors, st.sampled_from(list(Standing))),
+)
+# Soon on, and as suspicious as can be: what is looked at here is that nothing is lost, not who is right.
+TRUST = TrustConfig(
+    active_rewards=1, free_rewards=1, max_row_share=0.4, clip=1, min_events=10, quarantine_at=2, release_at=0
 )
 OTHERS = (SoftmaxMseConfig(learning_rate=0.25, label="other"), AdagradConfig(bonus=0.25, label="third"))
 COUNTED = {
-    Outcome.LEARNED: "rewards_accepted",
+    Outcome.QUARANTINED: "rewards_quarantined",
     Outcome.DEFAULT: "rewards_default",
     Outcome.LATE: "rewards_late",
     Outcome.STALE: "rewards_stale_hotkey",
@@ -100,6 +107,7 @@ class HistoryMachine(RuleBasedStateMachine):
             "batch_rewards": batch,
             "default_reward": default,
             "reward_window_s": WINDOW_S,
+            "trust": TRUST,
             "view": START,
             "clock": self.clock,
             "log": self.log,
@@ -186,6 +194,9 @@ class HistoryMachine(RuleBasedStateMachine):
             return self.act(Action.CHECKPOINT)
         return self.learner.stage_promotion(shadows[which % len(shadows)], "ops")
 
+    def say(self, author, standing):
+        return self.learner.stage_standing(author, standing, "ops")
+
     def assume(self):
         return self.learner.stage_default_rewards()
 
@@ -240,6 +251,22 @@ class HistoryMachine(RuleBasedStateMachine):
         assert {outcome: learner.counters[name] for outcome, name in COUNTED.items()} == {
             outcome: singles[outcome] for outcome in COUNTED
         }
+        assert learner.counters["rewards_accepted"] == singles[Outcome.LEARNED] + singles[Outcome.QUARANTINED]
+        self.check_trust(events)
+
+    def check_trust(self, events):
+        """Who is trusted follows from the log, and is held or weakened only as far as it says."""
+        standings = {}
+        for event in events:
+            if isinstance(event, OperatorEvent) and event.action is Action.STANDING:
+                follow_standing(standings, event)
+            elif isinstance(event, RewardEvent):
+                assert all(0 <= weight <= 1 for weight in event.weights)
+                if event.outcome is not Outcome.LEARNED:
+                    assert event.weights == ()
+        assert self.learner._trust.standings == standings
+        if not self.learner.has_work:
+            assert state_of(self.learner).standings == standings
 
     def teardown(self):
         if not hasattr(self, "learner"):

@@ -1,6 +1,7 @@
 """What every learning rule promises, whichever it is."""
 
 import copy
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -219,3 +220,49 @@ def test_the_events_of_a_batch_can_be_taken_one_by_one(batch):
         alone, expected = whole.only(index), learn_batch(event)
         for name in LearnBatch.__dataclass_fields__:
             assert bits(getattr(alone, name)) == bits(getattr(expected, name))
+
+
+@every_rule
+def test_where_no_weights_are_given_every_reward_counts_one(config):
+    batch = learn_batch(*random_events(np.random.default_rng(1), 8, num_uids=N, dim=DIM))
+    assert batch.weights.tolist() == [1.0] * len(batch.rewards)
+    given = replace(batch, weights=torch.ones(len(batch.rewards)))
+    (rule, one), (_, other) = learned(config), learned(config)
+    rule.update(one, batch)
+    rule.update(other, given)
+    assert state_bits(one) == state_bits(other)
+
+
+@every_rule
+def test_what_counts_nothing_teaches_nothing_and_what_counts_less_teaches_less(config):
+    events = random_events(np.random.default_rng(1), 8, num_uids=N, dim=DIM)
+    batch = learn_batch(*events)
+    moved = []
+    for weight in (0.0, 0.1, 0.5, 1.0):
+        (rule, state), (_, without) = learned(config), learned(config)
+        rule.update(state, replace(batch, weights=torch.full((len(batch.rewards),), weight)))
+        rule.update(without, replace(batch, weights=torch.zeros(len(batch.rewards))))
+        moved.append(float((rule.head(state).weight - rule.head(without).weight).abs().sum()))
+    assert moved[0] == 0
+    assert moved == sorted(moved)
+    assert moved[1] > 0
+
+
+@every_rule
+def test_one_event_of_a_batch_takes_its_weights_along(config):
+    batch = learn_batch((np.ones(DIM), {0: 1.0, 2: 0.5}), (np.ones(DIM), {1: 0.25}))
+    batch = replace(batch, weights=torch.tensor([0.5, 0.25, 0.75]))
+    assert batch.only(0).weights.tolist() == [0.5, 0.25]
+    assert batch.only(1).weights.tolist() == [0.75]
+
+
+def test_half_a_weight_adds_half_to_a_uids_own_sums():
+    config = next(config for config in RULES if config.name == "pooled_ridge")
+    batch = learn_batch(*random_events(np.random.default_rng(1), 8, num_uids=N, dim=DIM))
+    sums = {}
+    for weight in (0.0, 0.5, 1.0):
+        rule, state = learned(config)
+        rule.update(state, replace(batch, weights=torch.full((len(batch.rewards),), weight)))
+        sums[weight] = torch.cat([state.rows["gram"].flatten(), state.rows["target"].flatten(), state.rows["rewards"]])
+    torch.testing.assert_close(sums[0.5] - sums[0.0], 0.5 * (sums[1.0] - sums[0.0]), atol=1e-5, rtol=1e-4)
+    assert not torch.equal(sums[1.0], sums[0.0])
