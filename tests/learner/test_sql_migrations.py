@@ -49,5 +49,5 @@ def test_a_log_of_the_first_schema_is_upgraded_when_it_is_opened_and_says_what_i
     log.close()
     database = Database(url)
     with database.read() as connection:
-        assert migrate.current_revision(connection, "it") == newest_revision() == "0002"
+        assert migrate.current_revision(connection, "it") == newest_revision() == "0003"
     database.dispose()

@@ -52,7 +52,7 @@ def test_a_schema_of_a_newer_version_is_refused(database, log_url):
     with database.write() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     for opening in (open_log, read_sql_log):
-        with pytest.raises(LogSchemaError, match=r"schema '9999', and the newest .* is '0002'; upgrade Tidegate"):
+        with pytest.raises(LogSchemaError, match=r"schema '9999', and the newest .* is '0003'; upgrade Tidegate"):
             opening(log_url)
 
 
