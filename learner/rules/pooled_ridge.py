@@ -221,7 +221,8 @@ class PooledRidge:
         noise, ridge = fitted(sums, squares, counts, self._priors(state, uids), now, self.ridge)
         shared["noise"] = torch.tensor(noise, dtype=torch.float64)
         shared["ridge"] = torch.tensor(ridge, dtype=torch.float64)
-        shared["fitted"] = shared["stamp"].clone()
+        # The ridge rests on rows that a resync has changed too, which the stamp of the batches does not tell.
+        shared["fitted"] = stamped(shared["stamp"], shared["ridge"].view(torch.long), shared["stamp"])
         horizon = max(int(self.memory_rounds * len(rows["rewards"])), _FIRST_FIT)
         shared["next_fit"] = shared["learned"] + shared["learned"].clamp(max=horizon)
 

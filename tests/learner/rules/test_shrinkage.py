@@ -13,6 +13,7 @@ from learner.rules.shrinkage import MOST_UIDS, Shrinkage, evenly_spaced, fitted
 from ..builders import bits, learn_batch
 
 WIDTH = 6
+USUAL = Shrinkage(0.25, 20.0)
 
 
 def drawn(*, uids, rewards, noise_sd, spread_sd, seed=0, unit=1.0):
@@ -28,7 +29,7 @@ def drawn(*, uids, rewards, noise_sd, spread_sd, seed=0, unit=1.0):
     return sums, squares, torch.full((uids,), float(rewards)), prior
 
 
-def found(*of, start=Shrinkage(0.25, 20.0), usual=20.0, times=100):
+def found(*of, start=USUAL, usual=20.0, times=100):
     for _ in range(times):
         start = fitted(*of, start, usual)
     return start
@@ -37,7 +38,7 @@ def found(*of, start=Shrinkage(0.25, 20.0), usual=20.0, times=100):
 @pytest.mark.parametrize("spread_sd", [0.05, 0.1, 0.3])
 @pytest.mark.parametrize("noise_sd", [0.2, 0.5])
 def test_the_noise_and_the_spread_that_uids_were_drawn_with_are_found(noise_sd, spread_sd):
-    noise, ridge = found(*drawn(uids=120, rewards=40, noise_sd=noise_sd, spread_sd=spread_sd))
+    noise, ridge = found(*drawn(uids=120, rewards=100, noise_sd=noise_sd, spread_sd=spread_sd))
     assert noise == pytest.approx(noise_sd**2, rel=0.1)
     assert ridge == pytest.approx(max(noise_sd**2 / spread_sd**2, 1.0), rel=0.25)
 
