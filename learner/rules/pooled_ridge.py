@@ -222,7 +222,7 @@ class PooledRidge:
         shared["noise"] = torch.tensor(noise, dtype=torch.float64)
         shared["ridge"] = torch.tensor(ridge, dtype=torch.float64)
         # The ridge rests on rows that a resync has changed too, which the stamp of the batches does not tell.
-        shared["fitted"] = stamped(shared["stamp"], shared["ridge"].view(torch.long), shared["stamp"])
+        shared["fitted"] = stamped(shared["stamp"][None], shared["ridge"][None].view(torch.long), shared["stamp"])[0]
         horizon = max(int(self.memory_rounds * len(rows["rewards"])), _FIRST_FIT)
         shared["next_fit"] = shared["learned"] + shared["learned"].clamp(max=horizon)
 
