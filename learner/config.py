@@ -56,13 +56,14 @@ class PooledRidgeConfig(RuleSettings):
     """How many of the main directions of the prompts' embeddings a uid's skills are learned along. Memory grows
     with its square and time with its cube; 63 and the constant make 64 inputs."""
     ridge: float = Field(default=20.0, ge=1, le=1e6)
-    """How strongly a uid is taken to be like all others, in rewards: with about so many of its own, both count the
-    same. `new_row` says what the regression of a new owner is drawn to in place of the pool's."""
+    """How strongly a uid is taken to be like all others at first, in rewards: with about so many of its own, both
+    count the same. From 256 rewards on it is learned how alike the uids are. `new_row` says what the regression of a
+    new owner is drawn to in place of the pool's."""
     pool_ridge: float = Field(default=0.1, ge=0.01, le=1e6)
     """How strongly the regression of all uids together is drawn to zero, in rewards."""
-    bonus: float = Field(default=0.5, ge=0, le=1e6)
-    """Exploration bonus of a uid with n rewards, faded ones counted for what is left of them: bonus / sqrt(n + 20).
-    Only `explore: true` adds it."""
+    bonus: float = Field(default=1.5, ge=0, le=1e6)
+    """Exploration bonus of a uid with n rewards, faded ones counted for what is left of them, in standard deviations of
+    the rewards' noise (0.5 until it is learned): bonus / sqrt(n + 20). Only `explore: true` adds it."""
     memory_rewards: float = Field(default=2_000.0, ge=10, le=20_000)
     """What a uid earned is down to 1/e of its weight after so many later rewards of its own."""
     memory_rounds: float = Field(default=500.0, ge=10, le=1e6)

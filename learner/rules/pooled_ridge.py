@@ -5,7 +5,10 @@ A prompt is x = [its embedding along the main directions of the stream's prompts
 the same over all rewards. The pool's regression is t0 = (A_pool + pool_ridge I)^-1 b_pool, a uid's is
 w = (A + ridge I)^-1 (b + ridge t0), and its score w.x. The mean of a Gaussian whose prior is centred on t0, in
 other words, of which t0 itself is estimated (empirical Bayes; the hierarchy of Hong et al. 2022, "Hierarchical
-Bayesian bandits"): a uid without rewards is taken to be like the others, not to be worth nothing.
+Bayesian bandits"): a uid without rewards is taken to be like the others, not to be worth nothing. How alike the
+uids are, and so the ridge, is learned too, together with the rewards' noise: see `shrinkage`. That is done anew
+whenever the rewards have doubled, at the latest after memory_rounds a uid; `ridge` is where it starts. Then all
+rows are to be solved again, which is why it is rare.
 
 The weights w fade: those of a uid by 1 - 1/memory_rewards with each later reward of its own, and all, the pool's
 too, by 1 - k / (memory_rounds N) with each learned event of k uids, so that a uid that is no longer asked is
@@ -13,13 +16,14 @@ forgotten and tried again. A row keeps the time up to which it has faded and is 
 next needed; no step touches all rows. In the head, a row that is not touched fades in notches of 1/64, so that
 few rows have to be solved again: see `gains`.
 
-All of it is one linear head on the embedding. The state takes 4 (p^2 + p) + 29 bytes a uid with p = dims + 1
-inputs, 16,669 by default: 4.3 MB for 256 uids, 68 MB for 4,096; and as much again for the gains, which are no
+All of it is one linear head on the embedding. The state takes 4 (p^2 + p) + 33 bytes a uid with p = dims + 1
+inputs, 16,673 by default: 4.3 MB for 256 uids, 68 MB for 4,096; and as much again for the gains, which are no
 part of it. What is shared takes 8 (D dims + 4 p^2), and 8 D^2 more until the last refit: 0.3 and 1.2 MB at D = 384.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -34,9 +38,12 @@ from .base import LearnBatch
 from .gains import Gains, next_stamp, stamped
 from .projection import initial_projection, inputs, onto_directions, see, turned_gram, turned_target
 from .ridge import Sums, factored, solved, sums_by_uid
+from .shrinkage import Shrinkage, evenly_spaced, fitted
 
 _BONUS_PRIOR = 20.0
 _NOTCH = 1.0 / 64.0
+_FIRST_FIT = 256
+_UNKNOWN_NOISE = 0.25  # of rewards in [0, 1] the greatest there is
 
 
 class _Fading(NamedTuple):
@@ -58,9 +65,10 @@ class PooledRidge:
 
     Args:
         dims: directions of the prompts to use; no more than the embedding's width.
-        ridge: the strength of the pull toward the pool, in rewards.
+        ridge: the strength of the pull toward the pool, in rewards, until it is known better.
         pool_ridge: that of the pool toward zero.
-        bonus: exploration bonus of a uid with n rewards that have not faded: bonus / sqrt(n + 20).
+        bonus: exploration bonus of a uid with n rewards that have not faded, in standard deviations of the noise:
+            bonus / sqrt(n + 20).
         memory_rewards: a uid's reward counts 1/e after so many later ones of its own.
         memory_rounds: any reward counts 1/e after every uid could have been asked so often.
         new_row: what a new owner's regression is shrunk toward: the pool, random weights, or zero.
@@ -74,7 +82,7 @@ class PooledRidge:
         dims: int = 63,
         ridge: float = 20.0,
         pool_ridge: float = 0.1,
-        bonus: float = 0.5,
+        bonus: float = 1.5,
         memory_rewards: float = 2000.0,
         memory_rounds: float = 500.0,
         new_row: NewRow = "pool",
@@ -97,6 +105,10 @@ class PooledRidge:
             "clock": torch.zeros((), dtype=torch.float64),
             "stamp": torch.zeros((), dtype=torch.long),
             "fitted": torch.zeros((), dtype=torch.long),
+            "ridge": torch.tensor(self.ridge, dtype=torch.float64),
+            "noise": torch.tensor(_UNKNOWN_NOISE, dtype=torch.float64),
+            "learned": torch.zeros((), dtype=torch.long),
+            "next_fit": torch.tensor(_FIRST_FIT),
         }
         rows = self._unlearned(shared, num_uids)
         rows["pooled"] = torch.ones(num_uids, dtype=torch.bool)
@@ -114,6 +126,7 @@ class PooledRidge:
         rows = {
             "gram": torch.zeros(count, dims + 1, dims + 1),
             "target": torch.zeros(count, dims + 1),
+            "squares": torch.zeros(count),
             "rewards": torch.zeros(count),
             "clock": shared["clock"].repeat(count),
             "basis": shared["basis"].repeat(count),
@@ -128,7 +141,8 @@ class PooledRidge:
         """All rewards at once, each with the weight that is left of it at the end of the batch.
 
         The losses are of the regressions before the batch. Where a stream is cut into batches makes no difference
-        but for rounding, and for which directions a prompt is learned along while they are still being found.
+        but for rounding, for which directions a prompt is learned along while they are still being found, and for
+        where between two batches the shrinkage is fitted.
         """
         if not len(batch.uids):
             return torch.zeros(batch.size)
@@ -142,31 +156,36 @@ class PooledRidge:
         losses = self._learn_rows(state, batch, x, fading)
         _learn_pool(shared, batch, x, fading)
         shared["clock"] = fading.clock
+        shared["learned"] = shared["learned"] + len(batch.uids)
+        if bool(shared["learned"] >= shared["next_fit"]):
+            self._fit_shrinkage(state)
         return losses / per_event.clamp(min=1)
 
     def head(self, state: RuleState) -> Head:
         """The regressions folded into weights on the embedding; the bonus falls with the rewards, and comes back."""
         rows, shared = state.rows, state.shared
+        bonus = self.bonus * math.sqrt(float(shared["noise"]))
         age = shared["clock"] - rows["clock"]
         notches = torch.floor(age / _NOTCH).long()
         left = torch.exp(-notches * _NOTCH)
         target = turned_target(shared, rows["basis"], rows["target"]) * left[:, None]
-        right = target + self.ridge * self._priors(state, slice(None))
+        right = target + float(shared["ridge"]) * self._priors(state, slice(None))
         weight = (self._gains_of(state, notches, left) @ right[:, :, None])[:, :, 0]
         return Head(
             weight=weight[:, :-1] @ shared["projection"].float(),
             bias=weight[:, -1].clone(),
-            bonus=self.bonus / torch.sqrt(rows["rewards"] * torch.exp(-age).float() + _BONUS_PRIOR),
+            bonus=bonus / torch.sqrt(rows["rewards"] * torch.exp(-age).float() + _BONUS_PRIOR),
         )
 
     def _gains_of(
         self, state: RuleState, notches: Int[Tensor, " uid"], left: Float[Tensor, " uid"]
     ) -> Float[Tensor, "uid inputs inputs"]:
         rows, shared = state.rows, state.shared
+        ridge = float(shared["ridge"])
 
         def work_out(uids: Int[Tensor, " k"]) -> Float[Tensor, "k inputs inputs"]:
             gram = turned_gram(shared, rows["basis"][uids], rows["gram"][uids])
-            return torch.cholesky_inverse(factored(gram * left[uids, None, None], self.ridge))
+            return torch.cholesky_inverse(factored(gram * left[uids, None, None], ridge))
 
         keys = torch.stack([rows["stamp"], notches, shared["fitted"].expand(len(notches))], dim=1)
         return self._gains.of(keys, rows["gram"].shape[1], work_out)
@@ -188,6 +207,25 @@ class PooledRidge:
             shared["pool_target"] = turn @ shared["pool_target"]
             shared["fitted"] = shared["stamp"].clone()
 
+    def _fit_shrinkage(self, state: RuleState) -> None:
+        """Mutates `state.shared`."""
+        rows, shared = state.rows, state.shared
+        uids = evenly_spaced(rows["rewards"])
+        left = torch.exp(rows["clock"][uids] - shared["clock"]).float()
+        sums = Sums(
+            turned_gram(shared, rows["basis"][uids], rows["gram"][uids]),
+            turned_target(shared, rows["basis"][uids], rows["target"][uids]),
+        ).faded(left)
+        now = Shrinkage(float(shared["noise"]), float(shared["ridge"]))
+        counts, squares = rows["rewards"][uids] * left, rows["squares"][uids] * left
+        noise, ridge = fitted(sums, squares, counts, self._priors(state, uids), now, self.ridge)
+        shared["noise"] = torch.tensor(noise, dtype=torch.float64)
+        shared["ridge"] = torch.tensor(ridge, dtype=torch.float64)
+        # The ridge rests on rows that a resync has changed too, which the stamp of the batches does not tell.
+        shared["fitted"] = stamped(shared["stamp"][None], shared["ridge"][None].view(torch.long), shared["stamp"])[0]
+        horizon = max(int(self.memory_rounds * len(rows["rewards"])), _FIRST_FIT)
+        shared["next_fit"] = shared["learned"] + shared["learned"].clamp(max=horizon)
+
     def _fading(self, clock: Tensor, per_event: Int[Tensor, " batch"], num_uids: int) -> _Fading:
         elapsed = torch.cumsum(-torch.log1p(-per_event.double() / (self.memory_rounds * num_uids)), 0)
         return _Fading(
@@ -206,7 +244,7 @@ class PooledRidge:
             turned_gram(shared, rows["basis"][uids], rows["gram"][uids]),
             turned_target(shared, rows["basis"][uids], rows["target"][uids]),
         ).faded(torch.exp(rows["clock"][uids] - shared["clock"]).float())
-        weight = solved(known, self._priors(state, uids), self.ridge)
+        weight = solved(known, self._priors(state, uids), float(shared["ridge"]))
         errors = (weight[position] * x[batch.event]).sum(dim=1) - batch.rewards
 
         order = torch.argsort(position, stable=True)
@@ -214,13 +252,15 @@ class PooledRidge:
         left = self.own_share**later * fading.events[batch.event[order]] * batch.weights[order]
         earned = sums_by_uid(position[order], len(uids), x[batch.event[order]], batch.rewards[order], left)
         counted = torch.zeros(len(uids)).index_add_(0, position[order], left)
+        squares = torch.zeros(len(uids)).index_add_(0, position[order], left * batch.rewards[order] ** 2)
         kept = (self.own_share**per_uid * fading.before).float()
 
-        rewards = rows["rewards"][uids] * torch.exp(rows["clock"][uids] - shared["clock"]).float()
         known = known.faded(kept)
+        kept = kept * torch.exp(rows["clock"][uids] - shared["clock"]).float()
         rows["gram"][uids] = known.gram + earned.gram
         rows["target"][uids] = known.target + earned.target
-        rows["rewards"][uids] = rewards * kept + counted
+        rows["squares"][uids] = rows["squares"][uids] * kept + squares
+        rows["rewards"][uids] = rows["rewards"][uids] * kept + counted
         rows["clock"][uids] = fading.clock
         rows["basis"][uids] = shared["basis"]
         rows["stamp"][uids] = stamped(rows["stamp"][uids], uids, shared["stamp"])
