@@ -152,7 +152,8 @@ class PooledRidge:
         self._find_directions(shared, batch.embedding)
         x = inputs(shared["projection"], batch.embedding)
         per_event = torch.bincount(batch.event, minlength=batch.size)
-        fading = self._fading(shared["clock"], per_event, num_uids)
+        weights = torch.bincount(batch.event, batch.weights.double(), minlength=batch.size)
+        fading = self._fading(shared["clock"], weights, num_uids)
         losses = self._learn_rows(state, batch, x, fading)
         _learn_pool(shared, batch, x, fading)
         shared["clock"] = fading.clock
@@ -226,8 +227,8 @@ class PooledRidge:
         horizon = max(int(self.memory_rounds * len(rows["rewards"])), _FIRST_FIT)
         shared["next_fit"] = shared["learned"] + shared["learned"].clamp(max=horizon)
 
-    def _fading(self, clock: Tensor, per_event: Int[Tensor, " batch"], num_uids: int) -> _Fading:
-        elapsed = torch.cumsum(-torch.log1p(-per_event.double() / (self.memory_rounds * num_uids)), 0)
+    def _fading(self, clock: Tensor, weights: Float[Tensor, " batch"], num_uids: int) -> _Fading:
+        elapsed = torch.cumsum(-torch.log1p(-weights / (self.memory_rounds * num_uids)), 0)
         return _Fading(
             clock=clock + elapsed[-1],
             events=torch.exp(elapsed - elapsed[-1]).float(),
@@ -248,12 +249,15 @@ class PooledRidge:
         errors = (weight[position] * x[batch.event]).sum(dim=1) - batch.rewards
 
         order = torch.argsort(position, stable=True)
-        later = torch.cumsum(per_uid, 0)[position[order]] - 1 - torch.arange(len(order))
-        left = self.own_share**later * fading.events[batch.event[order]] * batch.weights[order]
+        # A reward of no weight makes nobody forget either.
+        until = torch.cumsum(batch.weights[order].double(), 0)
+        later = until[torch.cumsum(per_uid, 0) - 1][position[order]] - until
+        left = (self.own_share**later).float() * fading.events[batch.event[order]] * batch.weights[order]
         earned = sums_by_uid(position[order], len(uids), x[batch.event[order]], batch.rewards[order], left)
         counted = torch.zeros(len(uids)).index_add_(0, position[order], left)
         squares = torch.zeros(len(uids)).index_add_(0, position[order], left * batch.rewards[order] ** 2)
-        kept = (self.own_share**per_uid * fading.before).float()
+        weights = torch.zeros(len(uids), dtype=torch.float64).index_add_(0, position, batch.weights.double())
+        kept = (self.own_share**weights * fading.before).float()
 
         known = known.faded(kept)
         kept = kept * torch.exp(rows["clock"][uids] - shared["clock"]).float()
