@@ -20,7 +20,7 @@ from deployments.replay import Replay, plan_replay, replay_with_progress, run_re
 from deployments.serve_config import IMPORT_PATH, ServeConfigError
 from gating import MetagraphView
 from learner.checkpoint import CheckpointStore, Manifest
-from learner.config import AdagradConfig, SoftmaxMseConfig, settings_of
+from learner.config import AdagradConfig, LearnerConfig, SoftmaxMseConfig, settings_of
 from learner.core import Learner
 from learner.errors import FencedError, LeaseHeldError, NoLogError, UnknownVersionError, WrongLogError
 from learner.events import Action
@@ -299,4 +299,6 @@ def test_a_plan_has_the_paths_beside_the_config(place: Place) -> None:
     assert (plan.application, plan.start, plan.upto) == ("other", "00000001-v3", 7)
     assert plan.config.log.url == f"sqlite:///{place.folder}/tidegate-data/{{app}}/events.db"
     assert plan.config.checkpoints.url == f"{place.folder}/tidegate-data/{{app}}/checkpoints"
-    assert plan.rule == AdagradConfig()
+    assert plan.rule == LearnerConfig().rule
+    assert plan.as_logged
+    assert not plan_replay(place.config, "other", "adagrad", None, None).as_logged

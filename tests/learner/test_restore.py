@@ -6,7 +6,7 @@ from gating import MetagraphView
 from learner.checkpoint import CheckpointStore
 from learner.config import AdagradConfig, SoftmaxMseConfig
 from learner.core import RollbackSummary
-from learner.errors import CheckpointMismatchError, LogUnavailableError, UnknownVersionError, WrongLogError
+from learner.errors import LogUnavailableError, RuleMismatchError, UnknownVersionError, WrongLogError
 from learner.events import Action
 from learner.memory_log import MemoryEventLog
 from learner.restore import Restorer
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_another_rule_is_refused(store):
     learner = build_learner(store=store)
     earn(learner, "r-1")
     save(learner, store)
-    with pytest.raises(CheckpointMismatchError):
+    with pytest.raises(RuleMismatchError, match="write-checkpoint"):
         build_learner(log=learner.log, store=store, rule_config=AdagradConfig())
 
 

@@ -3,13 +3,16 @@
 import sqlite3
 
 from alembic import command
+from sqlalchemy import text
 
+from learner.event_log import Genesis
 from learner.events import Outcome
 from learner.sql import migrate
 from learner.sql.database import Database
 from learner.sql.migrate import VERSION_TABLE, newest_revision
+from learner.view_json import view_to_json
 
-from .logs import commit, comparable, decision, open_log, reward
+from .logs import VIEW, commit, comparable, decision, open_log, reward
 
 
 def write_old(url, path, monkeypatch):
@@ -17,7 +20,14 @@ def write_old(url, path, monkeypatch):
     monkeypatch.setattr(migrate, "newest_revision", lambda: "0001")
     upgrade = command.upgrade
     monkeypatch.setattr(migrate.command, "upgrade", lambda config, _: upgrade(config, "0001"))
-    open_log(url).close()
+    database = Database(url)
+    with database.write() as old:
+        migrate.migrate(old, "it")
+        columns = "id, uuid, application, fingerprint, dim, created_s, genesis_view, genesis_seed"
+        values = "1, 'u', 'app', 'tiny', 4, 0, :view, 9"
+        old.execute(text(f"INSERT INTO log ({columns}) VALUES ({values})"), {"view": view_to_json(VIEW).decode()})
+        old.execute(text("INSERT INTO writer VALUES (1, 0, '', 0, 0)"))
+    database.dispose()
     monkeypatch.undo()
     connection = sqlite3.connect(path)
     assert connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [("0001",)]
@@ -40,6 +50,7 @@ def test_a_log_of_the_first_schema_is_upgraded_when_it_is_opened_and_says_what_i
     url = f"sqlite:///{path}"
     write_old(url, path, monkeypatch)
     log = open_log(url)
+    assert log.genesis == Genesis(VIEW, 9, None)
     [[event]] = log.batches(0)
     assert comparable(event) == comparable(reward(1))
     commit(log, decision("d"), reward(2, "d", weights=(0.5, 1.0), expected=(0.25, None)), at_s=3.0)

@@ -5,14 +5,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from learner.errors import LogSchemaError, OldSchemaError
-from learner.event_log import Genesis
+from learner.errors import LogSchemaError
 from learner.sql import read_sql_log
 from learner.sql.database import Database
 from learner.sql.migrate import VERSION_TABLE, current_revision, newest_revision
 from learner.sql.schema import metadata
 
-from .logs import VIEW, open_log
+from .logs import open_log
 
 OPTIONS = {"version_table": VERSION_TABLE, "compare_server_default": True}
 
@@ -61,18 +60,3 @@ def test_opening_leaves_logging_as_it_was_and_prints_nothing(log_url, opened, ca
     opened(log_url)
     assert (logging.root.level, list(logging.root.handlers), logging.getLogger("alembic").level) == before
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_log_of_the_first_schema_is_brought_up_to_date_and_keeps_what_it_has(log_url, opened):
-    log = opened(log_url)
-    log.begin(Genesis(VIEW, 9, {"name": "adagrad"}))
-    log.close()
-    database = Database(log_url)
-    with database.write() as connection:
-        connection.execute(text("ALTER TABLE log DROP COLUMN genesis_rule"))
-        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0001'"))
-    database.dispose()
-    with pytest.raises(OldSchemaError, match="'0001'"):
-        read_sql_log(log_url)
-    again = opened(log_url)
-    assert again.genesis == Genesis(VIEW, 9, None)

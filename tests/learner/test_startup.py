@@ -4,7 +4,7 @@ import pytest
 
 from learner.checkpoint import CheckpointStore
 from learner.config import AdagradConfig, BittensorChain, LearnerConfig, RosterChain
-from learner.errors import ChainUnavailableError, CheckpointMismatchError, LogUnavailableError, RosterError
+from learner.errors import ChainUnavailableError, LogUnavailableError, RosterError, RuleMismatchError
 from learner.housekeeping import Housekeeper
 from learner.memory_log import MemoryEventLog
 from learner.startup import LearnerArgs, start_learner
@@ -187,7 +187,7 @@ def test_another_rule_than_the_checkpoints_is_refused(place):
     learner, _ = place.start()
     earn(learner)
     place.save(learner)
-    with pytest.raises(CheckpointMismatchError):
+    with pytest.raises(RuleMismatchError, match="write-checkpoint"):
         place.start(rule=AdagradConfig(learning_rate=0.7))
 
 
