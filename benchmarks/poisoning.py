@@ -37,8 +37,7 @@ from learner.state import HeadSnapshot, build_snapshot
 from learner.trust import Trust
 
 from .hardware import write_result
-from .learning import load
-from .play import BATCH
+from .sets import load_set
 from .streams import Stream, stationary
 
 SECONDS_A_PROMPT = 1.0
@@ -124,8 +123,7 @@ def play(stream: Stream, author: NDArray[np.int64], lies: NDArray[np.float64], a
         k: how many uids are asked.
     """
     earned = []
-    for start in range(0, stream.steps, BATCH):
-        steps = np.arange(start, min(start + BATCH, stream.steps))
+    for steps in stream.requests():
         snapshot = agent.snapshot()
         chosen = agent.choose(snapshot, stream.embedding[steps], k)
         earned.append(np.take_along_axis(stream.rewards[steps], chosen, axis=1))
@@ -161,11 +159,11 @@ def reports(stream: Stream, author: NDArray[np.int64], attack: Attack | None) ->
 def runs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every figure, as it comes."""
     for set_name in args.sets:
-        embedding, rewards = load(set_name, args.llmrouter)
+        played = load_set(set_name, args.llmrouter)
         for rule in args.rules:
             for name in args.attacks:
                 for seed in args.seeds:
-                    stream = stationary(embedding, rewards, np.random.default_rng(seed))
+                    stream = stationary(played.embedding, played.rewards, np.random.default_rng(seed))
                     of = {"set": set_name, "rule": rule, "attack": name, "seed": seed}
                     yield {**of, **measure(stream, rule, ATTACKS[name], args.k, seed)}
 
