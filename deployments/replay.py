@@ -16,10 +16,13 @@ from rich.console import Console
 from learner.checkpoint import CheckpointStore, Expected, Manifest
 from learner.config import MEMORY_URL, LearnerConfig, RuleConfig, settings_of
 from learner.errors import LogError, WrongLogError
+from learner.event_log import Commit, EventLog
+from learner.events import Action, OperatorEvent
 from learner.restore import OnBatch, Restored, Restorer
 from learner.rules import build_rule
 from learner.sql import SqlEventLog, read_sql_log
-from learner.storage import log_url, open_checkpoints, open_storage
+from learner.state import LearnerState
+from learner.storage import log_clock, log_url, open_checkpoints, open_storage
 
 from .config import ServeArgs
 from .progress import OnStart, replay_progress
@@ -148,11 +151,11 @@ def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_bat
     )
     try:
         restored, result = _replay(replay, log, on_start, on_batch)
-        if not replay.as_logged:
-            # Other rules may have served before: no rollback may go behind this.
-            restored.state.served_since = restored.state.version
         # Nothing may come of it if another has the log by now.
         storage.log.renew()
+        if not replay.as_logged:
+            _log_rebuild(replay, storage.log, restored.state)
+            result["version"] = restored.state.version
         if storage.checkpoints is None:
             raise LogError("a log in memory has no checkpoints")
         manifest = storage.checkpoints.save(
@@ -169,13 +172,30 @@ def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_bat
         storage.log.close()
 
 
+def _log_rebuild(replay: Replay, log: EventLog, state: LearnerState) -> None:
+    """Say in the log which rule serves from here on, so that whoever replays it finds the same."""
+    seq = log.last_seq + 1
+    if state.version != seq - 1:
+        # The learner will learn the rest from here; no rollback may go behind it, where another rule may have served.
+        state.served_since = state.version
+        return
+    arguments = {"rule": settings_of(replay.rule), "from": replay.start}
+    event = OperatorEvent(Action.REBUILD, "tidegate replay", arguments, seq=seq, batch=seq)
+    log.commit(Commit(at_s=log_clock(log)(), events=[event]))
+    state.version = state.served_since = seq
+
+
 def _from_checkpoint(replay: Replay, restorer: Restorer, store: CheckpointStore | None) -> Restored:
     assert store is not None, "plan_replay refuses logs in memory"
     manifest: Manifest = store.find(replay.start or "")
     if manifest.log_id != restorer.log.id:
         raise WrongLogError(f"checkpoint {manifest.name} belongs to log {manifest.log_id}, this is {restorer.log.id}")
     settings = settings_of(replay.rule)
-    knows_it = settings == manifest.rule or any(settings == shadow.rule for shadow in manifest.shadows.values())
+    knows_it = (
+        replay.as_logged
+        or settings == manifest.rule
+        or any(settings == shadow.rule for shadow in manifest.shadows.values())
+    )
     return restorer.saved(store, manifest) if knows_it else restorer.afresh_in(store, manifest)
 
 

@@ -120,7 +120,7 @@ class Learner(Ingest):
             restorer.rule_that_serves(restored.state),
             restored.state,
             log,
-            lambda version: restorer.at(version).state,
+            restorer.rebuilt,
             restorer.book,
         )
         self._learning.progress = restored.progress

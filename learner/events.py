@@ -246,6 +246,9 @@ class Action(StrEnum):
     DROP = "drop"  # the same
     ERASE = "erase"  # {"decision_id": ...}
     SHADOW = "shadow"  # {"label": of the rule that serves, "shadows": {label: settings}, "dim", "seed"}: all there are
+    REBUILD = (
+        "rebuild"  # {"rule": settings, "from": checkpoint or null}: it serves, as if it had learned all of the log
+    )
     PROMOTE = "promote"  # {"label": the shadow that serves from here on}; the rule that served becomes a shadow
     STANDING = "standing"  # {"author": whose, "standing": one of `Standing`}, an operator's or reward trust's own
 

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ import torch
 from gating.metagraph import MetagraphView
 
 from .drift import DriftAlarm
+from .errors import UnknownVersionError
 from .event_log import EventLog
 from .events import Action, Event, OperatorEvent, Outcome, ResyncEvent, RewardEvent
 from .ranges import from_ranges
@@ -35,8 +37,8 @@ logger = logging.getLogger(__name__)
 _MOVING_WINDOW = 500
 _READMIT_CHUNK = 1024
 
-Rebuild = Callable[[int], LearnerState]
-"""The state at an earlier version."""
+Rebuild = Callable[[int, dict[str, Any] | None], LearnerState]
+"""The state at an earlier version; as the rule with these settings alone would have it, where there are any."""
 
 
 @dataclass(slots=True)
@@ -72,6 +74,12 @@ class Progress:
     def add_shadow_losses(self, label: str, losses: Iterable[float]) -> None:
         """A shadow's losses of what it has just learned."""
         self.shadow_losses.setdefault(label, self._no_losses()).extend(losses)
+
+    def begin_anew(self) -> None:
+        """Another rule serves, and there are no shadows: their losses are no longer of interest."""
+        self.losses.clear()
+        self.drift.reset()
+        self.keep_shadows(())
 
     def keep_shadows(self, labels: Container[str]) -> None:
         """Forget the figures of all shadows but these."""
@@ -139,7 +147,7 @@ class Learning:
                 self._settle(event)
             case Action.ROLLBACK:
                 self.state = self._rolled_back(event)
-            case Action.SHADOW | Action.PROMOTE:
+            case Action.SHADOW | Action.PROMOTE | Action.REBUILD:
                 self._change_rules(event)
             case Action.STANDING:
                 follow_standing(state.standings, event)
@@ -151,8 +159,24 @@ class Learning:
         if event.action is Action.SHADOW:
             _set_shadows(self.state, event, self._book)
             self.progress.keep_shadows(self.state.shadows)
-        else:
+        elif event.action is Action.PROMOTE:
             self._promote(event, self._book)
+        else:
+            self._replace_rule(event, self._book)
+
+    def _replace_rule(self, event: OperatorEvent, book: RuleBook) -> None:
+        """A rule serves that an operator has let learn the whole log, without a service."""
+        settings, start = event.arguments["rule"], event.arguments["from"]
+        if start is not None:
+            raise UnknownVersionError(
+                f"at event {event.seq} the weights were rebuilt from checkpoint {start}, which the log does not tell "
+                "again; begin with a later checkpoint"
+            )
+        state = self._rebuild(event.seq - 1, settings)
+        state.served_since = event.seq
+        state.statistics.selections = self.state.statistics.selections
+        self.state, self.rule = state, book.of(settings)
+        self.progress.begin_anew()
 
     def _promote(self, event: OperatorEvent, book: RuleBook) -> None:
         """A shadow and the rule that served change places."""
@@ -208,7 +232,7 @@ class Learning:
         if version < now.served_since:
             logger.error("rollback_ignored version=%d reason=rule_promoted_since", version)
             return now
-        state = self._rebuild(version)
+        state = self._rebuild(version, None)
         dropped: set[int] = set()
         for batch in self._log.batches(version, upto=event.seq - 1):
             match batch[0]:

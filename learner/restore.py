@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .checkpoint import CheckpointStore, Expected, Manifest
 from .errors import RuleMismatchError, UnknownVersionError, WrongLogError
@@ -74,9 +75,7 @@ class Restorer:
             WrongLogError: the checkpoint knows more than the log.
             UnknownVersionError: the log's beginning is gone and no checkpoint stands in for it.
         """
-        # Which rule serves is told by the end of the log.
-        anyone = self._expected if self.book is None else replace(self._expected, rule=None)
-        restored = self.replay(self._checked(self._base(None, anyone)), None, on_batch)
+        restored = self.replay(self._checked(self._base(None, self._of_any_rule())), None, on_batch)
         identity = restored.state.identity
         if self.book is not None and identity.settings not in (self._settings, *self._expected.shadows):
             raise RuleMismatchError(
@@ -85,6 +84,10 @@ class Restorer:
                 "`tidegate replay --rule NAME --write-checkpoint`"
             )
         return restored
+
+    def _of_any_rule(self) -> Expected:
+        """What a checkpoint must be of where another rule may have served: which one does the end of the log tells."""
+        return self._expected if self.book is None else replace(self._expected, rule=None)
 
     def newest_saved(self) -> Restored:
         """The state of the newest checkpoint, or before the first event: what a start goes on from.
@@ -109,6 +112,17 @@ class Restorer:
             UnknownVersionError: it cannot be rebuilt any more.
         """
         return self.replay(self._base(version), version, on_batch)
+
+    def rebuilt(self, version: int, settings: dict[str, Any] | None = None) -> LearnerState:
+        """The state at an earlier version; as the rule with these settings alone would have it, where there are any.
+
+        Raises:
+            UnknownVersionError: it cannot be rebuilt any more.
+        """
+        if settings is None:
+            return self.at(version).state
+        expected = replace(self._expected, rule=settings)
+        return Restorer(self.log, rule_of(settings), expected, only_this_rule=True).at(version).state
 
     def batch_at(self, version: int) -> int:
         """The last version at or before this one whose state can be had.
@@ -174,7 +188,7 @@ class Restorer:
         Raises:
             CheckpointError: it cannot be used.
         """
-        state = self._wanted_of(store.load(manifest, self._expected))
+        state = self._wanted_of(store.load(manifest, self._of_any_rule()))
         return Restored(state, manifest.decisions, saved=manifest.version)
 
     def afresh_in(self, store: CheckpointStore, manifest: Manifest) -> Restored:
@@ -230,7 +244,9 @@ class Restorer:
 
     def _learning(self, base: Restored, rebuilt: dict[int, LearnerState]) -> Learning:
         # Without what is known already, each rollback would replay all those before it, and they those before them.
-        def rebuild(version: int) -> LearnerState:
+        def rebuild(version: int, settings: dict[str, Any] | None) -> LearnerState:
+            if settings is not None:
+                return self.rebuilt(version, settings)
             if version not in rebuilt:
                 rebuilt[version] = self._replay(self._base(version), version, None, rebuilt).state
             return rebuilt[version].copy()

@@ -192,6 +192,31 @@ def test_a_checkpoint_that_was_written_is_what_the_learner_starts_from(place: Pl
     log.close()
 
 
+def test_a_replay_of_what_has_served_knows_which_rule_was_put_in_its_place(place: Place, learner: Learner) -> None:
+    saved_then_learned(place, learner)
+    learner.log.close()
+    result = run(place.plan("adagrad"), write_checkpoint=True)
+    log = place.open_log()
+    again = build_learner(log=log, rule_config=AdagradConfig(), store=place.store)
+    assert again.version == result["version"]
+    earn(again, "r-8")
+    log.close()
+    replayed = place.replay()
+    assert replayed["digest"] == digest(again)
+    assert (replayed["rule"], replayed["version"]) == (settings_of(AdagradConfig()), again.version)
+    with pytest.raises(UnknownVersionError, match="serves since version"):
+        again.stage_rollback(result["version"] - 1, "ops")
+
+
+def test_what_was_rebuilt_from_a_checkpoint_is_not_told_again(place: Place, learner: Learner) -> None:
+    manifest = saved_then_learned(place, learner)
+    learner.log.close()
+    written = run(place.plan("adagrad", manifest.name), write_checkpoint=True)
+    with pytest.raises(UnknownVersionError, match=f"rebuilt from checkpoint {manifest.name}"):
+        place.replay()
+    assert place.replay(start=written["checkpoint"])["digest"] == written["digest"]
+
+
 def test_nothing_is_written_while_a_learner_has_the_log(place: Place, learner: Learner) -> None:
     manifest = saved_then_learned(place, learner)
     with pytest.raises(LeaseHeldError, match="'the learner'"):
