@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from learner.checkpoint import CheckpointStore, Expected
-from learner.config import AdagradConfig, settings_of
+from learner.config import LearnerConfig, settings_of
 from learner.sql import read_sql_log
 from tests.integration.conftest import start_service
 from tests.integration.service import Service
@@ -58,7 +58,7 @@ def chaos(service: Service, log_url: str, checkpoints: Path) -> Iterator[Faults]
     assert service.stop() == 0, service.log
     log = read_sql_log(log_url)
     try:
-        expected = Expected("gate", log.id, settings_of(AdagradConfig()), log.fingerprint, log.dim)
+        expected = Expected("gate", log.id, settings_of(LearnerConfig().rule), log.fingerprint, log.dim)
         assert_nothing_lost(load.books, log, CheckpointStore(str(checkpoints), keep=3), expected)
         counts = ", ".join(f"{name} {count}" for name, count in sorted(load.books.counts.items()))
         print(  # noqa: T201 (what a chaos run is read for)

@@ -318,7 +318,9 @@ def test_checkpoints_whose_log_is_gone_are_only_set_aside_on_request(service: Se
     service.start_again("--reset")
     assert f"set aside {len(names)}: {names[0]}" in service.log
     learner = wait_for(lambda: (state := service.state()["learner"])["status"] == "running" and state)
-    assert (learner["epoch"], learner["version"]) == (1, 0)
+    # Its first event says which shadows there are.
+    assert learner["epoch"] == 1
+    assert learner["version"] <= 1
     folder = database(service).parent / "checkpoints"
     assert {path.parent.name for path in folder.glob("set-aside-*/*/manifest.json")} == set(names)
     learn_something(service)
