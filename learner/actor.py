@@ -28,6 +28,7 @@ from .comparison import ComparisonLoop
 from .config import ChainConfig, LearnerConfig
 from .core import ExplainedDecision, HeldEvent, ResyncSummary
 from .draft import Stage
+from .drift import load_river
 from .errors import (
     ConfigMismatchError,
     DecisionPendingError,
@@ -139,6 +140,7 @@ class LearnerActor:
         # gives the same bits only with the same number.
         torch.set_num_threads(1)
         self._args = args
+        threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(
             args.config,
             application=args.app,

@@ -6,15 +6,17 @@ window of losses is cut where its two parts differ beyond chance. Only a rise is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
-
-from river.drift import ADWIN
 
 _NEW_NORMAL = 5_000
 
-# river has no annotations.
-_new_detector: Callable[..., Any] = ADWIN
+
+def load_river() -> Any:
+    """The detector's class. Its import takes about a second, so only who watches losses has it."""
+    from river.drift import ADWIN
+
+    return ADWIN
 
 
 class DriftAlarm:
@@ -34,7 +36,7 @@ class DriftAlarm:
 
     def reset(self) -> None:
         """Begin anew: the losses to come are another rule's. What was raised before stays counted."""
-        self._detector: Any = _new_detector(delta=self._delta)
+        self._detector: Any = None
         self._usual = 0.0
         self._active_for: int | None = None
 
@@ -45,6 +47,8 @@ class DriftAlarm:
 
     def update(self, losses: Iterable[float], version: int) -> None:
         """Take in losses that were learned as part of a version."""
+        if self._detector is None:
+            self._detector = load_river()(delta=self._delta)
         for loss in losses:
             self._detector.update(loss)
             if self._detector.drift_detected and self._detector.estimation > self._usual:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -73,3 +76,8 @@ def test_another_rules_losses_begin_anew_but_the_count_stays():
     assert (alarm.active, alarm.alarms) == (False, raised)
     feed(alarm, losses(0.6, 2_000, seed=2))
     assert alarm.alarms == raised
+
+
+def test_what_only_serves_does_not_load_the_detector():
+    program = "import sys, deployments.app; assert 'learner.drift' in sys.modules; assert 'river' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
