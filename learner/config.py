@@ -178,7 +178,7 @@ class CheckpointConfig(StrictModel):
     """A path, or any URL that fsspec knows (`file://`, `s3://`, `gs://`). `{app}` is the application's name."""
     interval_s: float = Field(60.0, gt=0)
     """Longest time between two checkpoints while something is learned."""
-    interval_events: int = Field(50_000, ge=1)
+    interval_events: int = Field(20_000, ge=1)
     """Most events between two checkpoints: what a restart has to replay."""
     keep: int = Field(5, ge=1)
     """How many of the newest checkpoints are kept."""
