@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import logging
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any
 
@@ -62,7 +63,7 @@ class Contexts:
         return np.concatenate([along, np.ones((len(along), 1))], axis=1)
 
 
-class _PerUid:
+class _PerUid(ABC):
     """What has a regression a uid: chance until something is known, then its own scores."""
 
     def __init__(self, uids: int, contexts: Contexts, seed: int) -> None:
@@ -113,24 +114,26 @@ class _PerUid:
             embedding, uids, rewards = (np.concatenate(parts) for parts in zip(*early, strict=True))
             self._fit(self._contexts(embedding), uids, rewards)
 
+    @abstractmethod
     def _forget(self) -> None:
         """Begin anew."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _renew(self, uid: int) -> None:
         """Begin anew with one uid."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _scores(self, contexts: Float[np.ndarray, "batch component"]) -> Float[np.ndarray, "batch uid"]:
-        raise NotImplementedError
+        """Of every uid."""
 
+    @abstractmethod
     def _fit(
         self,
         contexts: Float[np.ndarray, "batch component"],
         uids: Int[np.ndarray, " batch"],
         rewards: Float[np.ndarray, " batch"],
     ) -> None:
-        raise NotImplementedError
+        """Learn single rewards."""
 
 
 class MabWiser(_PerUid):

@@ -127,13 +127,14 @@ class Learning:
         self.state.version = batch[-1].batch
 
     def _take_rewards(self, events: Sequence[RewardEvent]) -> None:
-        self.state.held.update((event.seq, Held.AUTHOR) for event in events if event.outcome is Outcome.QUARANTINED)
-        events = [event for event in events if event.outcome.is_learned]
-        if self.state.frozen:
-            self.state.held.update((event.seq, Held.FROZEN) for event in events)
-            self.state.held = dict(sorted(self.state.held.items()))
-        else:
-            self._learn(events)
+        # In the order of their places, which is that of `held`.
+        for event in events:
+            if event.outcome is Outcome.QUARANTINED:
+                self.state.held[event.seq] = Held.AUTHOR
+            elif event.outcome.is_learned and self.state.frozen:
+                self.state.held[event.seq] = Held.FROZEN
+        if not self.state.frozen:
+            self._learn([event for event in events if event.outcome.is_learned])
 
     def _obey(self, event: OperatorEvent) -> None:
         state = self.state
