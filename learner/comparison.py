@@ -85,13 +85,11 @@ class Comparison:
         """
         with self._lock:
             before, earned, self._earned = self._heads, self._earned, _Earned()
-            # What is learned until the next heads are taken is judged by nobody.
-            self._heads = None
         if before is not None:
             self._judge(before, earned.by_decision, decision_of)
         heads = take()
         with self._lock:
-            # Learned between `take` and here: the heads may not know it, or may; so it does not count.
+            # What was learned since this look began the heads may know, or may not; so it does not count.
             self._earned, self._heads = _Earned(), heads
         if heads is None:
             self._judged.clear()

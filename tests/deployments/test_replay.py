@@ -204,6 +204,10 @@ def test_a_replay_of_what_has_served_knows_which_rule_was_put_in_its_place(place
     replayed = place.replay()
     assert replayed["digest"] == digest(again)
     assert (replayed["rule"], replayed["version"]) == (settings_of(AdagradConfig()), again.version)
+    log = place.open_log()
+    without_checkpoints = build_learner(log=log, rule_config=AdagradConfig())
+    log.close()
+    assert state_of(without_checkpoints).served_since == result["version"]
     with pytest.raises(UnknownVersionError, match="serves since version"):
         again.stage_rollback(result["version"] - 1, "ops")
 
