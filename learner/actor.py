@@ -53,6 +53,7 @@ from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
 from .learning import Progress
 from .loop import LearningLoop
+from .memory import keep_freed_memory
 from .nonces import NonceStore, NonceVerdict
 from .signals import Signal
 from .startup import LearnerArgs, start_learner
@@ -139,6 +140,7 @@ class LearnerActor:
         # The learning thread is one core's work; more threads would only take from the replicas. Replaying the log
         # gives the same bits only with the same number.
         torch.set_num_threads(1)
+        keep_freed_memory()
         self._args = args
         threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(

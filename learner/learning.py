@@ -391,16 +391,21 @@ def _weights(events: Sequence[RewardEvent]) -> torch.Tensor:
 def _update_or_restore(rule: Rule, state: RuleState, batch: LearnBatch) -> torch.Tensor | None:
     """Update the state; if a number in it is no longer finite, put it back as it was and return None."""
     uids = torch.unique(batch.uids)
-    rows = {name: tensor[uids].clone() for name, tensor in state.rows.items()}
+    rows = {name: tensor.index_select(0, uids) for name, tensor in state.rows.items()}
     shared = {name: tensor.clone() for name, tensor in state.shared.items()}
     losses = rule.update(state, batch)
-    touched = [losses, *(tensor[uids] for tensor in state.rows.values()), *state.shared.values()]
-    if all(bool(tensor.isfinite().all()) for tensor in touched):
+    touched = (tensor.index_select(0, uids) for tensor in state.rows.values())
+    if all(map(_is_finite, (losses, *state.shared.values(), *touched))):
         return losses
     for name, tensor in rows.items():
         state.rows[name][uids] = tensor
     state.shared = shared
     return None
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # A sum is finite only if all its terms are, and is much faster to have; it may overflow where they all are.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _mean(values: deque[float]) -> float | None:

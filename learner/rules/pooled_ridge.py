@@ -185,7 +185,7 @@ class PooledRidge:
         ridge = float(shared["ridge"])
 
         def work_out(uids: Int[Tensor, " k"]) -> Float[Tensor, "k inputs inputs"]:
-            gram = turned_gram(shared, rows["basis"][uids], rows["gram"][uids])
+            gram = turned_gram(shared, rows["basis"][uids], rows["gram"].index_select(0, uids))
             return torch.cholesky_inverse(factored(gram * left[uids, None, None], ridge))
 
         keys = torch.stack([rows["stamp"], notches, shared["fitted"].expand(len(notches))], dim=1)
@@ -194,7 +194,7 @@ class PooledRidge:
     def _priors(self, state: RuleState, uids: Tensor | slice) -> Float[Tensor, "uid inputs"]:
         """What the regressions of these rows are shrunk toward."""
         rows, shared = state.rows, state.shared
-        factor = factored(shared["pool_gram"][None], self.pool_ridge)
+        factor = factored(shared["pool_gram"][None].clone(), self.pool_ridge)
         pool = torch.cholesky_solve(shared["pool_target"][None, :, None], factor)[0, :, 0].float()
         priors = rows["pooled"][uids][:, None] * pool
         if "start" in rows:
@@ -242,10 +242,11 @@ class PooledRidge:
         rows, shared = state.rows, state.shared
         uids, position, per_uid = torch.unique(batch.uids, return_inverse=True, return_counts=True)
         known = Sums(
-            turned_gram(shared, rows["basis"][uids], rows["gram"][uids]),
+            turned_gram(shared, rows["basis"][uids], rows["gram"].index_select(0, uids)),
             turned_target(shared, rows["basis"][uids], rows["target"][uids]),
-        ).faded(torch.exp(rows["clock"][uids] - shared["clock"]).float())
-        weight = solved(known, self._priors(state, uids), float(shared["ridge"]))
+        )
+        since = torch.exp(rows["clock"][uids] - shared["clock"]).float()
+        weight = solved(known.faded(since), self._priors(state, uids), float(shared["ridge"]))
         errors = (weight[position] * x[batch.event]).sum(dim=1) - batch.rewards
 
         order = torch.argsort(position, stable=True)
@@ -257,12 +258,10 @@ class PooledRidge:
         counted = torch.zeros(len(uids)).index_add_(0, position[order], left)
         squares = torch.zeros(len(uids)).index_add_(0, position[order], left * batch.rewards[order] ** 2)
         weights = torch.zeros(len(uids), dtype=torch.float64).index_add_(0, position, batch.weights.double())
-        kept = (self.own_share**weights * fading.before).float()
+        kept = (self.own_share**weights * fading.before).float() * since
 
-        known = known.faded(kept)
-        kept = kept * torch.exp(rows["clock"][uids] - shared["clock"]).float()
-        rows["gram"][uids] = known.gram + earned.gram
-        rows["target"][uids] = known.target + earned.target
+        rows["gram"].index_copy_(0, uids, known.gram.mul_(kept[:, None, None]).add_(earned.gram))
+        rows["target"][uids] = known.target * kept[:, None] + earned.target
         rows["squares"][uids] = rows["squares"][uids] * kept + squares
         rows["rewards"][uids] = rows["rewards"][uids] * kept + counted
         rows["clock"][uids] = fading.clock

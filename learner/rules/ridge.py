@@ -56,22 +56,22 @@ def sums_by_uid(
     padded = padded.view(total, length, width + 1)
     products = padded[:, :, :-1].mT @ padded
     owner = torch.repeat_interleave(torch.arange(count), chunks)
-    sums = torch.zeros(count, width, width + 1).index_add_(0, owner, products)
+    one_each = bool((chunks == 1).all())
+    sums = products if one_each else torch.zeros(count, width, width + 1).index_add_(0, owner, products)
     return Sums(gram=sums[:, :, :-1], target=sums[:, :, -1])
 
 
 def factored(gram: Float[Tensor, "uid inputs inputs"], ridge: float) -> Float[Tensor, "uid inputs inputs"]:
-    """Cholesky factors of gram + ridge I.
+    """Cholesky factors of gram + ridge I. Overwrites `gram`, so that nothing is copied.
 
     A Gram matrix that rounding has left without a factor gets a larger ridge, in proportion to itself.
     """
-    matrix = gram.clone()
-    matrix.diagonal(dim1=1, dim2=2).add_(ridge)
+    gram.diagonal(dim1=1, dim2=2).add_(ridge)
     factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(matrix)
+    factor, failed = torch.linalg.cholesky_ex(gram)
     if bool(failed.any()):
         again = failed > 0
-        firm = matrix[again].double()
+        firm = gram[again].double()
         trace = firm.diagonal(dim1=1, dim2=2).abs().sum(dim=1)
         firm.diagonal(dim1=1, dim2=2).add_(_JITTER * trace[:, None])
         factor[again] = torch.linalg.cholesky_ex(firm)[0].to(factor)
@@ -79,7 +79,7 @@ def factored(gram: Float[Tensor, "uid inputs inputs"], ridge: float) -> Float[Te
 
 
 def solved(sums: Sums, prior: Float[Tensor, "uid inputs"], ridge: float) -> Float[Tensor, "uid inputs"]:
-    """(gram + ridge I)^-1 (target + ridge prior): the regressions, shrunk toward the prior."""
+    """(gram + ridge I)^-1 (target + ridge prior): the regressions, shrunk toward the prior. Overwrites the sums."""
     right = sums.target + ridge * prior
     weight: Tensor = torch.cholesky_solve(right[:, :, None], factored(sums.gram, ridge))[:, :, 0]
     return weight

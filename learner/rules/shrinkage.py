@@ -67,7 +67,7 @@ def fitted(
     noise, ridge = now
     for _ in range(_STEPS):
         # In float32, as where the ridge is used, since this is what takes the time.
-        gain = torch.cholesky_inverse(factored(sums.gram, ridge))
+        gain = torch.cholesky_inverse(factored(sums.gram.clone(), ridge))
         weight = (gain.double() @ (wide.target + ridge * centre)[:, :, None])[:, :, 0]
         explained = (wide.gram @ weight[:, :, None])[:, :, 0]
         left_over = squares.double().sum() - (weight * (2.0 * wide.target - explained)).sum()
