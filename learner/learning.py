@@ -395,7 +395,7 @@ def _update_or_restore(rule: Rule, state: RuleState, batch: LearnBatch) -> torch
     shared = {name: tensor.clone() for name, tensor in state.shared.items()}
     losses = rule.update(state, batch)
     touched = (tensor.index_select(0, uids) for tensor in state.rows.values())
-    if all(map(_is_finite, (losses, *state.shared.values(), *touched))):
+    if all(map(is_finite, (losses, *state.shared.values(), *touched))):
         return losses
     for name, tensor in rows.items():
         state.rows[name][uids] = tensor
@@ -403,7 +403,8 @@ def _update_or_restore(rule: Rule, state: RuleState, batch: LearnBatch) -> torch
     return None
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are finite."""
     # A sum is finite only if all its terms are, and is much faster to have; it may overflow where they all are.
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 

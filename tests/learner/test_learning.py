@@ -1,13 +1,16 @@
 """What events do to the state, seen through a learner that logs them."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
 from gating import MetagraphView
 from learner.config import AdagradConfig, SoftmaxMseConfig
 from learner.errors import UnknownEventError, UnknownVersionError
 from learner.events import Action, OperatorEvent, RewardItem
-from learner.learning import initial_state
+from learner.learning import initial_state, is_finite
 from learner.rules import build_rule
 from learner.state import Held
 
@@ -461,3 +464,16 @@ def test_a_frozen_learner_forgets_nothing_over_a_restart():
     assert held(again) == {2: Held.FROZEN}
     act(again, Action.THAW)
     assert counts(again)[:2] == [1, 1]
+
+
+@pytest.mark.parametrize("values", [[3e38, 3e38, 1.0], [], [0.0]])
+def test_great_numbers_are_finite_though_their_sum_is_not(values):
+    assert is_finite(torch.tensor(values))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_one_number_that_is_not_finite_is_found_among_many(value):
+    numbers = torch.zeros(100, 100)
+    numbers[37, 11] = value
+    assert not is_finite(numbers)
+    assert not is_finite(torch.tensor([math.inf, -math.inf]))

@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from learner.rules.ridge import Sums, factored, solved, sums_by_uid
@@ -8,6 +8,7 @@ from learner.rules.ridge import Sums, factored, solved, sums_by_uid
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 80), min_size=1, max_size=5))
+@example(0, [40, 0])
 def test_the_sums_are_those_of_each_uid_one_reward_after_another(seed, counts):
     if not sum(counts):
         counts = [*counts, 1]
