@@ -1,20 +1,21 @@
 """Whether the service learns as the benchmark says: the same stream through a running `tidegate serve`, over HTTP.
 
 python -m benchmarks.learning_http --llmrouter PATH [--rule pooled_ridge] [--steps 400] [--seeds 10 11 12]
-    [--cases llmrouter:1 llmrouter:4 synthetic-256:4] [--dtype auto]
+    [--cases llmrouter:1 llmrouter:4 synthetic-256:4] [--dtype auto] [--fresh]
 
 For each case and seed a service of its own is started, with a roster of as many uids as the set has and a fresh log.
 Eight texts a request are selected for, with `explore: true`, and rewarded with `wait: published`. Its figures are held
 against those of `benchmarks.learning` for the same prompts in the same order; the difference, a mean over the seeds,
 should be .005 at most. It is not 0: each explores by its own chance, and the service's encoder has its own precision
 (`--dtype`, as in its configuration), the benchmark's fp32. One choice that turns out otherwise for it changes all that
-is learned afterwards. With `--rule adagrad --dtype fp32` and k = 1 nothing is left to chance, and the choices are the
+is learned afterwards. What was measured with the same settings before is kept and not measured again, but for `--fresh`. With `--rule adagrad --dtype fp32` and k = 1 nothing is left to chance, and the choices are the
 same; pooled_ridge takes uids without rewards for equal but for rounding, and so at k = 1 a last bit may decide.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -32,7 +33,7 @@ from tests.integration.service import Service, serve_config, write_roster
 from tests.ports import free_port
 
 from .agents import RuleAgent
-from .hardware import write_result
+from .hardware import RESULTS, write_result
 from .learning import RULES, rule_config
 from .learning_tables import mean_and_error
 from .play import Outcome, play
@@ -134,19 +135,27 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[10, 11, 12])
     parser.add_argument("--steps", type=int, default=None, help="only so many prompts")
     parser.add_argument("--out", default="learning-http", help="name of the file in benchmarks/results")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is in the file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     console = Console()
-    cases: dict[str, list[dict[str, Any]]] = {}
+    settings = {"rule": args.rule, "dtype": args.dtype, "steps": args.steps}
+    cases = {} if args.fresh else kept(RESULTS / f"{args.out}.json", settings)
     for case in args.cases:
         set_name, _, k = case.partition(":")
-        data, cases[case] = load_set(set_name, args.llmrouter), []
-        for seed in args.seeds:
-            cases[case].append(compare(data, int(k), seed, args, console))
-            console.print(f"{case} seed {seed}: {cases[case][-1]['took_s']} s", highlight=False)
+        runs = cases.setdefault(case, [])
+        for seed in sorted(set(args.seeds) - {run["seed"] for run in runs}):
+            runs.append(compare(load_set(set_name, args.llmrouter), int(k), seed, args, console))
+            console.print(f"{case} seed {seed}: {runs[-1]['took_s']} s", highlight=False)
+            write_result(args.out, {**settings, "cases": cases})
     show(cases, console)
-    settings = {"rule": args.rule, "dtype": args.dtype, "steps": args.steps}
-    console.print(str(write_result(args.out, {**settings, "cases": cases})), soft_wrap=True)
+
+
+def kept(path: Path, settings: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The runs in the file, if they are of these settings."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    cases: dict[str, list[dict[str, Any]]] = found.get("cases", {})
+    return cases if {name: found.get(name) for name in settings} == settings else {}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.learning_http import differences, play_over_http, said
+from benchmarks.learning_http import differences, kept, play_over_http, said
 from deployments.client import Selection
 
 from .worlds import small_stream
@@ -67,3 +68,11 @@ def test_a_difference_is_over_http_less_offline():
 )
 def test_a_difference_is_judged_with_its_noise(found, words):
     assert said({"first": found, "all": (0.0, 0.0)}) == words
+
+
+def test_runs_of_other_settings_are_not_kept(tmp_path):
+    path, settings = tmp_path / "learning-http.json", {"rule": "adagrad", "dtype": "fp32", "steps": None}
+    assert kept(path, settings) == {}
+    path.write_text(json.dumps({**settings, "cases": {"llmrouter:1": [{"seed": 10}]}}), encoding="utf-8")
+    assert kept(path, settings) == {"llmrouter:1": [{"seed": 10}]}
+    assert kept(path, {**settings, "dtype": "auto"}) == {}
