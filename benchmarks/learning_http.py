@@ -4,12 +4,13 @@ python -m benchmarks.learning_http --llmrouter PATH [--rule pooled_ridge] [--ste
     [--cases llmrouter:1 llmrouter:4 synthetic-256:4] [--dtype auto] [--fresh]
 
 For each case and seed a service of its own is started, with a roster of as many uids as the set has and a fresh log.
-Eight texts a request are selected for, with `explore: true`, and rewarded with `wait: published`. Its figures are held
-against those of `benchmarks.learning` for the same prompts in the same order; the difference, a mean over the seeds,
-should be .005 at most. It is not 0: each explores by its own chance, and the service's encoder has its own precision
-(`--dtype`, as in its configuration), the benchmark's fp32. One choice that turns out otherwise for it changes all that
-is learned afterwards. What was measured with the same settings before is kept and not measured again, but for `--fresh`. With `--rule adagrad --dtype fp32` and k = 1 nothing is left to chance, and the choices are the
-same; pooled_ridge takes uids without rewards for equal but for rounding, and so at k = 1 a last bit may decide.
+Eight texts a request are selected for, with `explore: true`, and rewarded with `wait: published`. Its figures are
+held against those of `benchmarks.learning` for the same prompts in the same order; the difference, a mean over the
+seeds, should be .005 at most. It is not 0: each explores by its own chance, and the service's encoder has its own
+precision (`--dtype`, as in its configuration), the benchmark's fp32. One choice that turns out otherwise for it
+changes all that is learned afterwards. What was measured with the same settings before is kept and not measured
+again, but for `--fresh`. With `--rule adagrad --dtype fp32` and k = 1 nothing is left to chance, and the choices are
+the same; pooled_ridge takes uids without rewards for equal but for rounding, and so at k = 1 a last bit may decide.
 """
 
 from __future__ import annotations
