@@ -82,7 +82,7 @@ class CpuTimes:
         return {thread: seconds - before.threads.get(thread, 0.0) for thread, seconds in self.threads.items()}
 
 
-def busiest(threads: dict[int, float], *, share: float = 0.25) -> set[int]:
+def busiest(threads: dict[int, float], *, share: float = 0.05) -> set[int]:
     """The threads that took at least this share of what the busiest one took."""
     most = max(threads.values(), default=0.0)
     return {thread for thread, seconds in threads.items() if seconds >= share * most > 0}

@@ -15,8 +15,16 @@ from .texts import MARK
 
 _PREFIX = "WRK_RESULT "
 _PERCENTILES = (50, 90, 99)
+_LUMP_S = 0.02
 _SCRIPT = """
-local bodies, count = {}, 0
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s; long ns; } moment; int clock_gettime(int clock, moment *at);")
+local moment = ffi.new("moment")
+local function now()
+  ffi.C.clock_gettime(1, moment)
+  return tonumber(moment.s) + tonumber(moment.ns) / 1e9
+end
+local bodies = {}
 for line in io.lines(%(path)s) do
   local parts = {}
   for part in (line .. "%(mark)s"):gmatch("(.-)%(mark)s") do parts[#parts + 1] = part end
@@ -25,22 +33,29 @@ end
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 %(headers)s
-local threads = 0
-function setup(thread)
-  threads = threads + 1
-  thread:set("number", threads)
-end
+local the_thread
+function setup(thread) the_thread = thread end
+count, steady, first, last = 0, 0, 0, 0
 function request()
   count = count + 1
+  -- One request waits on a connection at a time: beyond the first of each, every one follows an answer.
+  if count > %(connections)d then
+    local t = now()
+    if first == 0 then first = t + %(lump)s end
+    if t > first then steady, last = steady + 1, t end
+  end
   local tag = %(tag)s
   return wrk.format(nil, nil, nil, table.concat(bodies[(count - 1) %% #bodies + 1], tag))
 end
 function done(summary, latency, requests)
   local e = summary.errors
+  local steady_s = math.max(the_thread:get("last") - the_thread:get("first"), 0)
   io.write(string.format('%(prefix)s{"requests": %%d, "duration_us": %%d, "bytes": %%d, "p50_us": %%d, ' ..
     '"p90_us": %%d, "p99_us": %%d, "max_us": %%d, "bad_statuses": %%d, "connect": %%d, "read": %%d, ' ..
-    '"write": %%d, "timeout": %%d}\\n', summary.requests, summary.duration, summary.bytes, latency:percentile(50),
-    latency:percentile(90), latency:percentile(99), latency.max, e.status, e.connect, e.read, e.write, e.timeout))
+    '"write": %%d, "timeout": %%d, "steady": %%d, "steady_s": %%.6f}\\n',
+    summary.requests, summary.duration, summary.bytes, latency:percentile(50), latency:percentile(90),
+    latency:percentile(99), latency.max, e.status, e.connect, e.read, e.write, e.timeout,
+    the_thread:get("steady"), steady_s))
 end
 """
 
@@ -54,8 +69,12 @@ class WrkResult:
     """What one run of wrk measured.
 
     Attributes:
+        requests: answers of any status.
+        bytes: received.
         bad_statuses: answers with a status of 400 or more.
         socket_errors: connections that could not be made, read, written, or had no answer in time.
+        steady: answers after the first ones, which all requests of the start wait for together, up to the last.
+        steady_s: the time in which those came. What is unfinished at the end is in neither.
         cpu_s: what wrk itself took.
     """
 
@@ -68,27 +87,42 @@ class WrkResult:
     max_ms: float
     bad_statuses: int
     socket_errors: int
+    steady: int
+    steady_s: float
     cpu_s: float
 
     @property
+    def answers_per_s(self) -> float:
+        """Answers of any status a second, while it was in full swing."""
+        whole = self.requests / self.duration_s
+        return self.steady / self.steady_s if self.steady_s else whole
+
+    @property
     def requests_per_s(self) -> float:
-        """Answers of any status a second."""
-        return self.requests / self.duration_s
+        """Requests a second that were answered well."""
+        return self.answers_per_s * (1 - self.bad_statuses / self.requests) if self.requests else 0.0
 
 
-def build_script(bodies: Path, *, tag: str | None, headers: dict[str, str]) -> str:
+def build_script(bodies: Path, *, connections: int, tag: str | None, headers: dict[str, str]) -> str:
     """The Lua script that sends the bodies in turn.
 
     Args:
         bodies: a file with a body a line.
-        tag: with one, no text is ever sent twice: it takes the tag, the thread's number and a counter. None sends the
-            same texts again and again.
+        connections: how many wrk will have, in its one thread.
+        tag: with one, no text is ever sent twice: it takes the tag and a counter. None sends the same texts again and
+            again.
         headers: beyond the content type.
     """
-    unique = f'{json.dumps(tag)} .. (number or 0) .. "x" .. count' if tag is not None else '"again"'
     lines = "\n".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items())
-    path = json.dumps(str(bodies))
-    return _SCRIPT % {"path": path, "mark": MARK, "tag": unique, "headers": lines, "prefix": _PREFIX}
+    return _SCRIPT % {
+        "path": json.dumps(str(bodies)),
+        "mark": MARK,
+        "connections": connections,
+        "lump": _LUMP_S,
+        "tag": f'{json.dumps(tag + "x")} .. count' if tag is not None else '"again"',
+        "headers": lines,
+        "prefix": _PREFIX,
+    }
 
 
 def run_wrk(
@@ -98,10 +132,9 @@ def run_wrk(
     connections: int,
     seconds: float,
     tag: str | None,
-    threads: int = 1,
     headers: dict[str, str] | None = None,
 ) -> WrkResult:
-    """Send POST requests as fast as they are answered, one at a time on each connection.
+    """Send POST requests as fast as they are answered, one at a time on each connection, from one thread.
 
     Raises:
         WrkError: see there.
@@ -111,8 +144,9 @@ def run_wrk(
     with tempfile.TemporaryDirectory() as name:
         path, script = Path(name) / "bodies", Path(name) / "load.lua"
         path.write_text("\n".join(bodies) + "\n", encoding="utf-8")
-        script.write_text(build_script(path, tag=tag, headers=headers or {}), encoding="utf-8")
-        command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--timeout", "30s"]
+        text = build_script(path, connections=connections, tag=tag, headers=headers or {})
+        script.write_text(text, encoding="utf-8")
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--timeout", "60s"]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run = subprocess.run([*command, "-s", str(script), url], capture_output=True, text=True, timeout=seconds + 90)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -124,14 +158,12 @@ def parse(output: str, *, cpu_s: float, errors: str = "") -> WrkResult:
     """The result in wrk's output.
 
     Raises:
-        WrkError: there is none, or nothing was answered.
+        WrkError: there is none.
     """
     lines = [line for line in output.splitlines() if line.startswith(_PREFIX)]
     if not lines:
         raise WrkError(f"wrk did not say what it did: {(errors or output)[-500:]}")
     said = json.loads(lines[-1].removeprefix(_PREFIX))
-    if not said["requests"]:
-        raise WrkError(f"nothing was answered: {said}")
     return WrkResult(
         requests=said["requests"],
         duration_s=said["duration_us"] / 1e6,
@@ -140,5 +172,7 @@ def parse(output: str, *, cpu_s: float, errors: str = "") -> WrkResult:
         max_ms=said["max_us"] / 1000,
         bad_statuses=said["bad_statuses"],
         socket_errors=said["connect"] + said["read"] + said["write"] + said["timeout"],
+        steady=said["steady"],
+        steady_s=said["steady_s"],
         cpu_s=cpu_s,
     )
