@@ -31,7 +31,6 @@ from learner.config import LearnerConfig, LogConfig, RosterChain
 from learner.events import DecisionBatch, ReplicaStatus, RewardItem
 from learner.startup import LearnerArgs
 from learner.state import HeadSnapshot
-
 from tests.integration.service import write_roster
 
 from .durable import FINGERPRINT, calls, decisions
@@ -49,7 +48,8 @@ class TimedLearner(LearnerActor):
         super().__init__(args)
 
     def _build_threads(self, args: LearnerArgs) -> None:
-        compute = self._learner.snapshot
+        learner: Any = self._learner
+        compute = learner.snapshot
 
         def timed() -> HeadSnapshot:
             began_s = time.time()
@@ -57,7 +57,7 @@ class TimedLearner(LearnerActor):
             self._began[snapshot.version] = (began_s, time.time())
             return snapshot
 
-        self._learner.snapshot = timed
+        learner.snapshot = timed
         super()._build_threads(args)
 
     async def began(self, version: int) -> tuple[float, float]:
@@ -101,9 +101,9 @@ def start_learner(args: LearnerArgs) -> Any:
     """The actor, as `get_or_create_learner` would start it."""
     decorate: Any = ray.remote
     actor = decorate(concurrency_groups=CONCURRENCY_GROUPS)(TimedLearner)
-    return actor.options(
-        name=learner_name(args.app), namespace=NAMESPACE, lifetime="detached", num_cpus=0.0
-    ).remote(args)
+    return actor.options(name=learner_name(args.app), namespace=NAMESPACE, lifetime="detached", num_cpus=0.0).remote(
+        args
+    )
 
 
 def broadcast_once(learner: Any, replicas: list[Any], item: RewardItem, version: int) -> tuple[float, float]:
@@ -129,7 +129,8 @@ def measure(folder: Path, uids: int, dim: int, count: int, rounds: int) -> dict[
     """Percentiles for one head and so many replicas."""
     args = learner_args(folder, uids, dim, f"broadcast-{uids}-{dim}-{count}")
     learner = start_learner(args)
-    replicas = [ray.remote(num_cpus=0)(Replica).remote(args, number) for number in range(count)]
+    decorate: Any = ray.remote(num_cpus=0)
+    replicas = [decorate(Replica).remote(args, number) for number in range(count)]
     ray.get([replica.start.remote() for replica in replicas])
     rng = np.random.default_rng(0)
     made = decisions(rounds, rng, dim=dim)

@@ -68,7 +68,9 @@ def main() -> None:
         table.add_row(str(row["uids"]), *(f"{row[name]:.1f}" for name in ("rss_mib", "uss_mib", "head_mib")))
     Console().print(table)
     if starts:
-        print(f"cold start: {', '.join(f'{seconds:.1f}' for seconds in starts)} s; median {statistics.median(starts):.1f}")
+        print(
+            f"cold start: {', '.join(f'{seconds:.1f}' for seconds in starts)} s; median {statistics.median(starts):.1f}"
+        )
     print(write_result("footprint", {"memory": rows, "cold_start_s": starts}))
 
 

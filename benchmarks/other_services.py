@@ -42,10 +42,20 @@ def infinity_command(python: Path, port: int) -> list[str]:
 
     BetterTransformer is gone from optimum since its version 2.
     """
-    options = "--engine torch --device cpu --dtype bfloat16 --host 127.0.0.1 --no-bettertransformer".split()
+    options = [
+        "--engine",
+        "torch",
+        "--device",
+        "cpu",
+        "--dtype",
+        "bfloat16",
+        "--host",
+        "127.0.0.1",
+        "--no-bettertransformer",
+    ]
     program = str(python.parent / "infinity_emb")
     model = ["--model-id", str(locate(MODEL)), "--served-model-name", "minilm"]
-    return [program, "v2", *model, *options, "--port", str(port)]
+    return [program, "v2", *model, *options, "--host", "127.0.0.1", "--port", str(port)]
 
 
 @contextlib.contextmanager
@@ -68,9 +78,7 @@ def seeds_way() -> Iterator[Peer]:
 @contextlib.contextmanager
 def _running(command: list[str], probe: str) -> Iterator[None]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: _answers(process, probe), 120.0)
         yield

@@ -32,9 +32,9 @@ from tests.integration.service import Service
 from .engine_alone import EngineAlone, gemm_gflops
 from .hardware import write_result
 from .other_services import MODEL, Peer, infinity, seeds_way
+from .services import CpuTimes, busiest, served
 from .serving_cases import CASES, PEER_CASES, Case
 from .serving_report import cases_table, peers_table
-from .services import CpuTimes, busiest, served
 from .texts import make_bodies, make_texts
 from .wrk import WrkResult, run_wrk
 
@@ -56,9 +56,7 @@ def load(peer: Peer, case: Case, seconds: float) -> WrkResult:
     return result
 
 
-def split_cpu(
-    result: WrkResult, before: CpuTimes, after: CpuTimes, engine_threads: set[int], wrk_s: float
-) -> dict[str, float]:
+def split_cpu(result: WrkResult, before: CpuTimes, after: CpuTimes, engine_threads: set[int]) -> dict[str, float]:
     """Core-ms a request by role: `engine` is taken out of `replica`, and `http` is all that the service takes else."""
     # What was on its way at the end has been worked on, too.
     requests = result.answers_per_s * result.duration_s
@@ -67,7 +65,7 @@ def split_cpu(
     taken["replica"] = taken.get("replica", 0.0) - engine_s
     split = {role: seconds * 1000 / requests for role, seconds in taken.items()}
     http = sum(split.values())
-    return {**split, "engine": engine_s * 1000 / requests, "http": http, "wrk": wrk_s * 1000 / requests}
+    return {**split, "engine": engine_s * 1000 / requests, "http": http, "wrk": result.cpu_s * 1000 / requests}
 
 
 class Bench:
@@ -98,7 +96,7 @@ class Bench:
             "requests_per_s": result.requests_per_s,
             "texts_per_s": result.requests_per_s * case.texts,
             "bytes_per_answer": result.bytes / max(result.requests, 1),
-            "core_ms": split_cpu(result, before, after, self.engine_threads, result.cpu_s),
+            "core_ms": split_cpu(result, before, after, self.engine_threads),
         }
 
     def measure(self, case: Case) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 python -m benchmarks.serving_report [--no-docs] [--no-plots]
 
-Reads serving.json, footprint.json, broadcast.json and head.json in benchmarks/results, as far as they are there, prints
-the tables, writes them between the marks in docs/performance.md, and draws the pictures (which needs the extra `bench`).
+Reads serving.json, footprint.json, broadcast.json and head.json in benchmarks/results, as far as they are there; prints
+the tables, writes them between the marks in docs/performance.md, and draws the pictures, which needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def figure(value: float | None, unit: str = "") -> str:
     """A number with three digits that count; a dash for none."""
     if value is None:
-        return "–"
+        return "-"
     digits = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return digits + unit
 
@@ -77,8 +77,8 @@ def peers_table(peers: Rows) -> str:
 def serving(found: dict[str, Any]) -> str:
     """The section Serving."""
     gemm = ", ".join(f"{name}: {figure(value)}" for name, value in found["gemm_gflops"].items())
-    threads = sorted({case["threads"] for case in found["cases"]})
-    settings = f"The service encodes with {', '.join(map(str, threads))} thread(s). The machine's GEMM, GFLOP/s: {gemm}."
+    threads = ", ".join(sorted({str(case["threads"]) for case in found["cases"]}))
+    settings = f"Threads that the service encodes with: {threads}. The machine's GEMM, GFLOP/s: {gemm}."
     return f"{settings}\n\n{cases_table(found['cases'])}\n\nCore-ms a request:\n\n{cpu_table(found['cases'])}"
 
 

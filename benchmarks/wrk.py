@@ -38,8 +38,9 @@ function setup(thread) the_thread = thread end
 count, steady, first, last = 0, 0, 0, 0
 function request()
   count = count + 1
-  -- One request waits on a connection at a time: beyond the first of each, every one follows an answer.
-  if count > %(connections)d then
+  -- wrk looks at the first one and does not send it. One request waits on a connection at a time: beyond the first of
+  -- each, every one follows an answer.
+  if count > %(connections)d + 1 then
     local t = now()
     if first == 0 then first = t + %(lump)s end
     if t > first then steady, last = steady + 1, t end
@@ -119,7 +120,7 @@ def build_script(bodies: Path, *, connections: int, tag: str | None, headers: di
         "mark": MARK,
         "connections": connections,
         "lump": _LUMP_S,
-        "tag": f'{json.dumps(tag + "x")} .. count' if tag is not None else '"again"',
+        "tag": f"{json.dumps(tag + 'x')} .. count" if tag is not None else '"again"',
         "headers": lines,
         "prefix": _PREFIX,
     }
