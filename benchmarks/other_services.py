@@ -27,10 +27,12 @@ class Peer:
     Attributes:
         url: of the route.
         body: what is sent for some texts.
+        takes_many: whether it gets several texts a request; what encodes them one by one gains nothing by it.
     """
 
     url: str
     body: Callable[[list[str]], dict[str, Any]]
+    takes_many: bool = True
 
     def drain(self) -> None:
         """Wait until nothing of an earlier load is worked on: all of them serve in order, some also who has gone."""
@@ -72,7 +74,7 @@ def seeds_way() -> Iterator[Peer]:
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.seed_service", str(port)]
     with _running(command, f"http://127.0.0.1:{port}/readyz"):
-        yield Peer(f"http://127.0.0.1:{port}/v1/score", lambda texts: {"messages": texts, "top_k": 4})
+        yield Peer(f"http://127.0.0.1:{port}/v1/score", lambda texts: {"messages": texts, "top_k": 4}, takes_many=False)
 
 
 @contextlib.contextmanager
