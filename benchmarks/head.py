@@ -1,6 +1,6 @@
 """Scoring and selecting for a batch of 64 texts, against encoding it; how that grows with N and D.
 
-python -m benchmarks.head [--rounds 30]
+python -m benchmarks.head [--rounds 15]
 
 One thread. Encoding is that of the default encoder (D = 384) on texts of 8 to 180 words; a wider head would come with
 a larger encoder, so its share is overstated. Score, select and encode take turns.
