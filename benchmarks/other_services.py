@@ -85,8 +85,9 @@ def _running(command: list[str], probe: str) -> Iterator[None]:
         wait_for(lambda: _answers(process, probe), 120.0)
         yield
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        # uvicorn would finish first what nobody waits for any more; there is nothing to lose.
+        process.kill()
+        process.wait()
 
 
 def _answers(process: subprocess.Popen[bytes], probe: str) -> bool:
