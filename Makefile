@@ -31,12 +31,21 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# INFINITY is the interpreter of an environment with infinity-emb, see docs/performance.md; without it that peer is left
+# out. wrk has to be installed.
 bench: $(READY)
+	$(PIP) install --quiet --constraint requirements.lock '.[bench]'
+	$(PIP) install --quiet --no-deps --editable .
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.chain
 	$(BIN)/python -m benchmarks.durable
 	$(BIN)/python -m benchmarks.restart
 	$(BIN)/python -m benchmarks.freshness
+	$(BIN)/python -m benchmarks.serving $(if $(INFINITY),--infinity-python $(INFINITY))
+	$(BIN)/python -m benchmarks.footprint
+	$(BIN)/python -m benchmarks.broadcast
+	$(BIN)/python -m benchmarks.head
+	$(BIN)/python -m benchmarks.serving_report
 
 # Hours: LLMROUTER is the path of llmrouter_train.json (without it, what can be had anywhere), JOBS the processes, ARGS
 # what else to give to benchmarks.learning. It goes on where it was.

@@ -42,9 +42,9 @@ def write_roster(folder: Path) -> Path:
     return path
 
 
-def decisions(count: int, rng: np.random.Generator, *, incarnation: str = "bench") -> list[Decision]:
+def decisions(count: int, rng: np.random.Generator, *, incarnation: str = "bench", dim: int = DIM) -> list[Decision]:
     """Random decisions of one replica."""
-    embeddings = rng.normal(size=(count, DIM)).astype(np.float16)
+    embeddings = rng.normal(size=(count, dim)).astype(np.float16)
     chosen = np.argpartition(rng.random((count, N)), K, axis=1)[:, :K].tolist()
     return [
         Decision(
