@@ -24,9 +24,10 @@ from learner.storage import check_log
 
 from .api import build_api
 from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
-from .batcher import Batcher
 from .config import ServeArgs
 from .decisions import DecisionBuffer
+from .embedding_cache import EmbeddingCache
+from .engine import build_batcher, engine_status
 from .errors import LearnerAway
 from .gate import Gate
 from .ray_learner import RayLearner
@@ -59,12 +60,10 @@ class GateReplica:
             dtype=args.encoder.dtype,
             batch_tokens=args.encoder.batch_tokens,
         )
-        self._batcher = Batcher(
-            encoder.encode,
-            batch_tokens=args.encoder.batch_tokens,
-            max_queue_tokens=args.serving.max_queue_tokens,
-            threads=args.encoder.threads,
+        self._batcher = build_batcher(
+            encoder, args.serving, batch_tokens=args.encoder.batch_tokens, threads=args.encoder.threads, warm_up=True
         )
+        self._embeddings = EmbeddingCache(self._batcher, max_bytes=int(args.serving.embedding_cache_mb * 2**20))
         self._learner_args = LearnerArgs(
             context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint, args.selection.build()
         )
@@ -97,7 +96,7 @@ class GateReplica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The routes, as Serve asks for them after `__init__`."""
         scorer = Scorer(
-            batcher=self._batcher,
+            embeddings=self._embeddings,
             subscriber=self._subscriber,
             decisions=self._decisions,
             selection=self._args.selection,
@@ -130,6 +129,7 @@ class GateReplica:
             queued_texts=self._batcher.queued_texts,
             texts=self._batcher.texts_done,
             buffered_decisions=len(self._decisions),
+            **engine_status(self._batcher, self._embeddings),
         )
 
     def _current_view(self) -> MetagraphView | None:

@@ -161,7 +161,7 @@ async def test_min_version_waits_until_the_weights_are_there(service: LocalServi
         asyncio.create_task(service.post(path, {"messages": ["why?"], "min_version": wanted}))
         for path in ("/v1/score", "/v1/select")
     ]
-    await until(lambda: service.batcher.texts_done == 3)
+    await until(lambda: service.embeddings.hits == 2)
     stale = await service.post("/v1/score", {"messages": ["why?"]})
     assert stale.json()["weights"]["version"] == 0
     assert not any(call.done() for call in calls)
@@ -207,7 +207,8 @@ async def test_an_answer_comes_from_one_version_though_weights_swap_while_it_is_
     assert first is not None
     service.engine.hold()
     score = asyncio.create_task(service.post("/v1/score", {"messages": MESSAGES}))
-    select = asyncio.create_task(service.post("/v1/select", {"messages": MESSAGES, "k": N, "explore": False}))
+    others = [f"{message} again" for message in MESSAGES]
+    select = asyncio.create_task(service.post("/v1/select", {"messages": others, "k": N, "explore": False}))
     versions = [first]
     for step in range(1, 6):
         # A version for every batch that the engine works on; in each all scores move by a hundred.
@@ -217,8 +218,9 @@ async def test_an_answer_comes_from_one_version_though_weights_swap_while_it_is_
         await service.subscriber.poll_once()
         service.engine.let_through(1)
     service.engine.let_through()
-    embedding = np.stack([embed_text(message) for message in MESSAGES])
-    for answer, items in ((await score).json(), "scores"), ((await select).json(), "selections"):
+    for messages, call, items in (MESSAGES, score, "scores"), (others, select, "selections"):
+        answer = (await call).json()
+        embedding = np.stack([embed_text(message) for message in messages])
         snapshot = versions[answer["weights"]["version"]]
         expected = embedding @ snapshot.weight.T + snapshot.bias
         for item, row in zip(answer[items], expected, strict=True):
@@ -239,18 +241,18 @@ async def test_uids_that_the_network_lost_while_the_engine_worked_are_unknown(se
 
 
 async def test_overload_is_the_same_429_for_one_message_and_for_many(start: Start) -> None:
-    service = await start(serving=ServingArgs(max_queue_tokens=100))
+    service = await start(serving=ServingArgs(max_queue_tokens=100), batch_tokens=1000)
     service.engine.hold()
     held = asyncio.create_task(service.post("/v1/score", {"messages": ["x" * 40]}))
     await until(lambda: len(service.engine.batches) == 1)
     # Larger than the whole queue, but nothing waits: admitted.
-    huge = asyncio.create_task(service.post("/v1/score", {"messages": ["y" * 400] * 3}))
+    huge = asyncio.create_task(service.post("/v1/score", {"messages": ["a" * 400, "b" * 400, "c" * 400]}))
     await until(lambda: service.batcher.queued_texts == 3)
     before = service.everything()
     reward = {"reward_id": "mine", "message": "one", "uids": [1], "rewards": [0.5]}
     refused: list[httpx.Response] = [
         await service.post("/v1/score", {"messages": ["one"]}),
-        await service.post("/v1/score", {"messages": ["many"] * 256}),
+        await service.post("/v1/score", {"messages": [f"many {i}" for i in range(256)]}),
         await service.post("/v1/select", {"messages": ["one"]}),
         await service.post("/v1/rewards", {"rewards": [reward]}),
     ]
@@ -292,7 +294,8 @@ async def test_requests_in_flight_together_do_not_overfill_the_decisions(start: 
     service.engine.hold()
     held = asyncio.create_task(service.post("/v1/score", {"messages": ["why?"]}))
     await until(lambda: len(service.engine.batches) == 1)
-    calls = [asyncio.create_task(service.post("/v1/select", {"messages": ["why?"] * 200})) for _ in range(3)]
+    bodies = [{"messages": [f"{call}-{i}" for i in range(200)]} for call in range(3)]
+    calls = [asyncio.create_task(service.post("/v1/select", body)) for body in bodies]
     await until(lambda: service.batcher.queued_texts == 600)
     service.engine.let_through()
     await held
