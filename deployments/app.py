@@ -30,6 +30,7 @@ from .embedding_cache import EmbeddingCache
 from .engine import build_batcher, engine_status
 from .errors import LearnerAway
 from .gate import Gate
+from .metrics import EngineMetrics
 from .ray_learner import RayLearner
 from .reporting import Reporter
 from .saved_weights import load_saved_weights
@@ -79,6 +80,9 @@ class GateReplica:
             heartbeat_s=args.learner.heartbeat_s,
             max_age_s=args.serving.max_age_s,
         )
+        self._metrics = EngineMetrics(
+            self._batcher, self._embeddings, app=context.app_name, replica=context.replica_tag
+        )
         self._doorkeeper = Doorkeeper(
             build_authenticator(args.auth, learner=self._learner, current_view=self._current_view)
         )
@@ -91,7 +95,8 @@ class GateReplica:
             LearnerError: the learner that runs is not this replica's.
         """
         await self._subscriber.start(lambda: load_saved_weights(self._learner_args))
-        self._tasks = [self._background(self._subscriber.run()), self._background(self._decisions.run())]
+        work = (self._subscriber.run(), self._decisions.run(), self._metrics.run())
+        self._tasks = [self._background(task) for task in work]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The routes, as Serve asks for them after `__init__`."""

@@ -90,6 +90,15 @@ class Scorer:
             answers = [{"uids": scored.uids[b], "scores": row[b]} for b, row in zip(best, scored.scores, strict=True)]
         return {"scores": answers, **self.provenance(scored.weights)}
 
+    async def score_dense(self, request: ScoreRequest) -> tuple[Float[np.ndarray, "batch uid"], dict[str, Any]]:
+        """Mean scores in uid order or in the request's, and their provenance. `top_k` is not for this.
+
+        Raises:
+            Problem: see the HTTP contract.
+        """
+        scored = await self._score(request.messages, request.uids, request.min_version)
+        return scored.scores, self.provenance(scored.weights)
+
     async def select(self, request: SelectRequest) -> dict[str, Any]:
         """Choose k available uids for each message, and hand the decisions to the learner.
 
