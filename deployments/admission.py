@@ -76,19 +76,12 @@ class Admission:
         """
         if not queued:
             return
-        if tokens_per_s is not None and queued / tokens_per_s > self._max_delay_s:
-            wait_s = queued / tokens_per_s
-            raise QueueFullError(
-                f"{queued} tokens wait for the engine, {wait_s:.1f} s of work; {self._max_delay_s:g} s are allowed",
-                _whole_s(wait_s - self._max_delay_s),
-            )
-        if queued + wanted > self._max_tokens:
-            over = queued - max(self._max_tokens - wanted, 0)
-            raise QueueFullError(
-                f"{queued} tokens wait for the engine and {wanted} more do not fit into {self._max_tokens}",
-                _whole_s(over / tokens_per_s) if tokens_per_s else 1,
-            )
-
-
-def _whole_s(seconds: float) -> int:
-    return max(math.ceil(seconds), 1)
+        too_slow = 0.0 if tokens_per_s is None else queued - self._max_delay_s * tokens_per_s
+        too_many = queued - max(self._max_tokens - wanted, 0)
+        if too_slow <= 0 and too_many <= 0:
+            return
+        reason = f" and {wanted} more do not fit into {self._max_tokens}"
+        if tokens_per_s is not None and too_slow > 0:
+            reason = f", {queued / tokens_per_s:.1f} s of work; {self._max_delay_s:g} s are allowed"
+        retry_after_s = 1 if tokens_per_s is None else math.ceil(max(too_slow, too_many) / tokens_per_s)
+        raise QueueFullError(f"{queued} tokens wait for the engine{reason}", max(retry_after_s, 1))
