@@ -135,9 +135,7 @@ class Batcher:
             self._arrived.extend(jobs)
             self.queued_tokens += wanted
             self.queued_texts += len(jobs)
-            gap_s, self._last_arrival_s = now_s - self._last_arrival_s, now_s
-            self._arrival_gap_s = min(self._arrival_gap_s, 1.0)
-            self._arrival_gap_s += _NEWEST_GAP * (gap_s - self._arrival_gap_s)
+            self._note_arrival(now_s)
             (self._tokenizer_wakes if self._engine_works else self._engine_wakes).notify()
         return jobs
 
@@ -169,6 +167,12 @@ class Batcher:
             self._stopping = True
             self._engine_wakes.notify()
             self._tokenizer_wakes.notify()
+
+    def _note_arrival(self, now_s: float) -> None:
+        """Keep the mean time between requests; a long pause is soon forgotten."""
+        gap_s, self._last_arrival_s = now_s - self._last_arrival_s, now_s
+        known_s = min(self._arrival_gap_s, 1.0)
+        self._arrival_gap_s = known_s + _NEWEST_GAP * (gap_s - known_s)
 
     def _leave_queue(self, job: Job) -> None:
         self.queued_tokens -= job.tokens
@@ -273,6 +277,9 @@ class Batcher:
             self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
             for job in batch:
                 self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
+            with self._lock:
+                # Whoever asks again at once is tokenized here, not by the other thread.
+                self._engine_works = False
             _deliver(zip(batch, torch.split(embedding, 1), strict=True))
 
     @contextmanager

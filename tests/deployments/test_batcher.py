@@ -15,7 +15,7 @@ from deployments.admission import Admission, QueueFullError
 from deployments.batcher import Batcher, EngineDeadError, estimate_tokens
 from deployments.embedding_cache import EmbeddingCache
 
-from .local_service import Engine, embed_texts, until
+from .local_service import Engine, Tokens, embed_texts, until
 
 BUDGET = 20
 
@@ -78,7 +78,7 @@ async def held(batcher: Batcher, engine: Engine) -> asyncio.Task[torch.Tensor]:
     """A request that the engine has taken and is held in the middle of."""
     engine.hold()
     task = asyncio.create_task(embed(batcher, ["held"]))
-    await until(lambda: engine.batches == [["held"]])
+    await until(lambda: engine.batches[-1:] == [["held"]])
     return task
 
 
@@ -319,3 +319,212 @@ async def test_an_engine_that_dies_fails_everyone_who_waits_and_is_known_to_be_d
 @given(st.text())
 def test_every_text_counts_for_at_least_its_special_tokens(text: str) -> None:
     assert 2 <= estimate_tokens(text) <= len(text) + 2
+
+
+class TimedEngine(Engine):
+    """An engine that takes a thousandth of a second for each token, by a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+
+    def embed(self, tokenized: Sequence[Tokens]) -> torch.Tensor:
+        embedding = super().embed(tokenized)
+        self.now_s += sum(tokens.num_tokens for tokens in tokenized) / 1000
+        return embedding
+
+
+async def closed(batcher: Batcher, engine: Engine) -> None:
+    engine.let_through()
+    await asyncio.to_thread(batcher.close)
+
+
+async def test_a_lone_text_is_tokenized_by_the_engine_s_own_thread(build: Build) -> None:
+    batcher, engine = build()
+    for number in range(20):
+        await embed(batcher, [f"text {number}"])
+    assert set(engine.tokenizing_threads) == {"engine"}
+
+
+async def test_what_gathers_is_tokenized_while_the_engine_works(build: Build) -> None:
+    batcher, engine = build()
+    first = await held(batcher, engine)
+    tasks = await queued(batcher, ["a", "b"], ["c"])
+    await until(lambda: sorted(engine.tokenized) == ["a", "b", "c", "held"])
+    assert engine.tokenizing_threads[1:] == ["tokenizer"] * len(engine.tokenizing_threads[1:])
+    assert engine.batches == [["held"]]
+    engine.let_through()
+    await asyncio.gather(first, *tasks)
+
+
+async def test_the_rest_of_a_large_request_is_tokenized_while_its_beginning_is_embedded(build: Build) -> None:
+    batcher, engine = build()
+    engine.hold()
+    texts = [text_of(10, str(number)) for number in range(20)]
+    task = asyncio.create_task(embed(batcher, texts))
+    await until(lambda: len(engine.tokenized) == 20)
+    assert [len(batch) for batch in engine.batches] == [2]
+    assert engine.tokenizing_threads[0] == "engine"
+    assert "tokenizer" in engine.tokenizing_threads
+    engine.let_through()
+    assert torch.equal(await task, embed_texts(texts))
+
+
+async def test_tokens_are_counted_once_a_text_is_tokenized(build: Build) -> None:
+    batcher, engine = build()
+    first = await held(batcher, engine)
+    assert batcher.queued_tokens == 0
+    texts = [text_of(4, f"{number} CJK") for number in range(3)]
+    [task] = await queued(batcher, texts)
+    # Estimated as 4 tokens each they would all fit one batch; there are 16 in each.
+    await until(lambda: batcher.queued_tokens == 48)
+    engine.let_through()
+    await asyncio.gather(first, task)
+    assert [len(batch) for batch in engine.batches] == [1, 1, 1, 1]
+    assert batcher.queued_tokens == 0
+
+
+async def test_short_texts_pass_long_ones_only_as_long_as_allowed() -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, max_overtaken_s=0.05, clock=lambda: engine.now_s)
+    first = await held(batcher, engine)
+    long = [text_of(18, f"long {number}") for number in range(4)]
+    tasks = await queued(batcher, long)
+    engine.now_s = 0.02
+    tasks += await queued(batcher, [text_of(3, f"{number}") for number in range(6)])
+    await until(lambda: len(engine.tokenized) == 11)
+    await until(lambda: not batcher._tokenizing)
+    engine.let_through()
+    await asyncio.gather(first, *tasks)
+    # At 0.062 s the long ones are overdue, and go before the rest of the short ones.
+    assert sizes(engine)[1:] == [[18], [18], [18], [18], [3] * 6]
+    await closed(batcher, engine)
+
+
+async def test_a_slow_engine_takes_small_batches_and_a_fast_one_full_ones() -> None:
+    for max_batch_s, expected in ((0.08, 80), (0.5, 400), (0.001, 64)):
+        engine = TimedEngine()
+        batcher = build_batcher(engine, batch_tokens=400, max_batch_s=max_batch_s, clock=lambda e=engine: e.now_s)  # type: ignore[misc]
+        assert batcher.budget == 400
+        await embed(batcher, [text_of(10, "first")])
+        assert batcher.speed.tokens_per_s == pytest.approx(1000)
+        assert batcher.budget == expected
+        await embed(batcher, [text_of(10, f"{number}") for number in range(100)])
+        assert max(sum(batch) for batch in sizes(engine)) <= expected
+        await closed(batcher, engine)
+
+
+async def test_the_wait_is_bounded_by_the_speed_that_was_measured() -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, max_delay_s=0.05, clock=lambda: engine.now_s)
+    await embed(batcher, ["first"])
+    engine.hold()
+    in_work = asyncio.create_task(embed(batcher, ["in work"]))
+    await until(lambda: len(engine.batches) == 2)
+    # Nothing waits, so any request is let in; then 4.4 s of work wait.
+    [huge] = await queued(batcher, [text_of(20, f"{number}") for number in range(220)])
+    for texts in (["one"], [f"many {number}" for number in range(256)]):
+        with pytest.raises(QueueFullError, match=r"4400 tokens wait for the engine, 4\.4 s of work") as refused:
+            await embed(batcher, texts)
+        assert refused.value.retry_after_s == 5
+    engine.let_through()
+    await asyncio.gather(in_work, huge)
+    await embed(batcher, ["now"])
+    await closed(batcher, engine)
+
+
+async def test_a_warm_up_makes_the_speed_known_and_counts_as_nothing() -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, warm_up=True, clock=lambda: engine.now_s)
+    await until(lambda: batcher.speed.tokens_per_s is not None)
+    assert batcher.speed.tokens_per_s == pytest.approx(1000)
+    assert batcher.texts_done == 0
+    assert all(described["texts"] == 0 for described in batcher.latencies.describe().values())
+    assert torch.equal(await embed(batcher, ["first"]), embed_texts(["first"]))
+    await closed(batcher, engine)
+
+
+async def test_an_engine_that_cannot_warm_up_is_tried_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("deployments.batcher._WARM_UP_TEXT", "cannot be tokenized")
+    engine = Engine()
+    with caplog.at_level(logging.CRITICAL):
+        batcher = build_batcher(engine, warm_up=True)
+        assert torch.equal(await embed(batcher, ["first"]), embed_texts(["first"]))
+    await closed(batcher, engine)
+
+
+async def test_an_idle_engine_lingers_only_where_texts_come_close_together() -> None:
+    now_s = 0.0
+    engine = Engine()
+    batcher = build_batcher(engine, linger_s=5.0, clock=lambda: now_s)
+    for number in range(3):
+        now_s += 100.0
+        # It would wait for longer than the test may take.
+        await embed(batcher, [f"rare {number}"])
+    for _ in range(100):
+        now_s += 0.001
+        batcher._note_arrival(now_s)
+    tasks = [asyncio.create_task(embed(batcher, [text_of(10, name)])) for name in ("one", "two")]
+    await asyncio.gather(*tasks)
+    # The second came while the engine waited, and filled the batch: it did not wait for longer.
+    assert len(engine.batches[-1]) == 2
+    await closed(batcher, engine)
+
+
+async def test_texts_that_cannot_be_tokenized_fail_alone(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    batcher, engine = build()
+    with caplog.at_level(logging.CRITICAL):
+        with pytest.raises(ValueError, match="cannot be tokenized"):
+            await embed(batcher, ["cannot be tokenized"])
+        first = await held(batcher, engine)
+        tasks = await queued(batcher, ["cannot be tokenized either"])
+        with pytest.raises(ValueError, match="cannot be tokenized either"):
+            await tasks[0]
+    assert (batcher.queued_tokens, batcher.queued_texts) == (0, 0)
+    engine.let_through()
+    await first
+    assert torch.equal(await embed(batcher, ["still alive"]), embed_texts(["still alive"]))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("by", ["engine", "tokenizer"])
+async def test_a_thread_that_dies_while_it_tokenizes_fails_everyone_who_waits(build: Build, by: str) -> None:
+    batcher, engine = build()
+    tasks = [] if by == "engine" else [await held(batcher, engine)]
+    tasks.append(asyncio.create_task(embed(batcher, ["deadly to tokenize"])))
+    with pytest.raises(EngineDeadError):
+        await tasks[-1]
+    assert engine.tokenizing_threads[-1] == by
+    engine.let_through()
+    await until(lambda: batcher._ended)
+    with pytest.raises(EngineDeadError):
+        batcher.check_alive()
+    # What the engine has in work it still finishes.
+    assert [torch.equal(await task, embed_texts(["held"])) for task in tasks[:-1]] == [True] * len(tasks[:-1])
+
+
+async def test_waiting_and_total_time_are_told_by_length() -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, batch_tokens=10_000, max_overtaken_s=1.0, clock=lambda: engine.now_s)
+    await embed(batcher, [text_of(10, "short")])
+    await embed(batcher, [text_of(100, "medium")])
+    await embed(batcher, [text_of(300, "long")])
+    assert batcher.latencies.take_unreported() == [
+        ("short", pytest.approx(0.01)),
+        ("medium", pytest.approx(0.1)),
+        ("long", pytest.approx(0.3)),
+    ]
+    first = await held(batcher, engine)
+    [task] = await queued(batcher, [text_of(10, "waits")])
+    engine.now_s += 2.0
+    engine.let_through()
+    await asyncio.gather(first, task)
+    told = batcher.latencies.describe()["short"]
+    assert (told["texts"], told["wait_p99"], told["p99"]) == (
+        3,
+        pytest.approx(2003, abs=60),
+        pytest.approx(2013, abs=60),
+    )
+    await closed(batcher, engine)
