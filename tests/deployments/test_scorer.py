@@ -265,6 +265,56 @@ async def test_overload_is_the_same_429_for_one_message_and_for_many(start: Star
     assert (await service.post("/v1/score", {"messages": ["one"]})).status_code == 200
 
 
+async def test_overload_tells_when_a_request_would_be_let_in(start: Start) -> None:
+    service = await start(serving=ServingArgs(max_queue_delay_ms=1000.0), batch_tokens=1000)
+    service.engine.hold()
+    held = asyncio.create_task(service.post("/v1/score", {"messages": ["x" * 40]}))
+    await until(lambda: len(service.engine.batches) == 1)
+    service.batcher.speed.tokens_per_s = 10.0
+    waiting = asyncio.create_task(service.post("/v1/score", {"messages": ["y" * 40 * 4]}))
+    await until(lambda: service.batcher.queued_texts == 1)
+    # 42 tokens wait, 4.2 s of work, of which 1 s is allowed.
+    for messages in (["one"], [f"many {number}" for number in range(256)]):
+        response = await service.post("/v1/score", {"messages": messages})
+        assert "4.2 s of work; 1 s are allowed" in check_problem(response, 429, "overloaded")["detail"]
+        assert response.headers["retry-after"] == "4"
+    service.engine.let_through()
+    assert (await held).status_code == (await waiting).status_code == 200
+
+
+async def test_a_message_seen_before_is_answered_though_the_engine_is_overloaded(start: Start) -> None:
+    service = await start(serving=ServingArgs(max_queue_tokens=1))
+    first = (await service.post("/v1/score", {"messages": MESSAGES})).json()["scores"]
+    service.engine.hold()
+    held = asyncio.create_task(service.post("/v1/score", {"messages": ["held"]}))
+    await until(lambda: service.engine.batches[-1] == ["held"])
+    waiting = asyncio.create_task(service.post("/v1/score", {"messages": ["waits"]}))
+    await until(lambda: service.batcher.queued_texts == 1)
+    check_problem(await service.post("/v1/score", {"messages": ["new"]}), 429, "overloaded")
+    assert (await service.post("/v1/score", {"messages": MESSAGES})).json()["scores"] == first
+    assert len(await service.select(MESSAGES)) == len(MESSAGES)
+    service.engine.let_through()
+    await asyncio.gather(held, waiting)
+
+
+async def test_the_work_of_a_cancelled_request_is_dropped(start: Start) -> None:
+    service = await start(batch_tokens=64)
+    service.engine.hold()
+    held = asyncio.create_task(service.post("/v1/score", {"messages": ["held"]}))
+    await until(lambda: service.engine.batches == [["held"]])
+    gone = asyncio.create_task(service.post("/v1/select", {"messages": [f"gone {i}" for i in range(256)]}))
+    await until(lambda: service.batcher.queued_texts == 256)
+    # As Serve does when the client closes its connection.
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert (service.batcher.queued_texts, service.batcher.queued_tokens) == (0, 0)
+    service.engine.let_through()
+    await held
+    assert service.engine.texts == ["held"]
+    assert service.decisions.issued == 0
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_dead_engine_is_a_503_that_another_replica_can_answer(service: LocalService) -> None:
     service.engine.failing["poison"] = SystemExit()
