@@ -74,8 +74,6 @@ class Admission:
         Raises:
             QueueFullError: it is not let in.
         """
-        if not queued:
-            return
         too_slow = 0.0 if tokens_per_s is None else queued - self._max_delay_s * tokens_per_s
         too_many = queued - max(self._max_tokens - wanted, 0)
         if too_slow <= 0 and too_many <= 0:
