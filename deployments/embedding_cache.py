@@ -79,7 +79,7 @@ class EmbeddingCache:
             raise ValueError("texts is empty; send at least one")
         digests = [hashlib.blake2b(_bytes_of(text), key=self._key, digest_size=16).digest() for text in texts]
         rows = [self._find(digest) for digest in digests]
-        missing = rows.count(None) if len(rows) > 1 else int(rows[0] is None)
+        missing = sum(row is None for row in rows)
         self.hits += len(rows) - missing
         if missing:
             await self._compute(texts, digests, rows)

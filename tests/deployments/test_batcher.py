@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -455,20 +456,30 @@ async def test_an_engine_that_cannot_warm_up_is_tried_all_the_same(
     await closed(batcher, engine)
 
 
-async def test_an_idle_engine_lingers_only_where_texts_come_close_together() -> None:
+async def test_an_idle_engine_lingers_only_where_texts_come_close_together(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 0.0
     engine = Engine()
-    batcher = build_batcher(engine, linger_s=5.0, clock=lambda: now_s)
-    for number in range(3):
-        now_s += 100.0
-        # It would wait for longer than the test may take.
-        await embed(batcher, [f"rare {number}"])
+    batcher = build_batcher(engine, linger_s=30.0, clock=lambda: now_s)
+    async with asyncio.timeout(20):
+        for number in range(3):
+            now_s += 1000.0
+            await embed(batcher, [f"rare {number}"])
     for _ in range(100):
         now_s += 0.001
         batcher._note_arrival(now_s)
-    tasks = [asyncio.create_task(embed(batcher, [text_of(10, name)])) for name in ("one", "two")]
-    await asyncio.gather(*tasks)
-    # The second came while the engine waited, and filled the batch: it did not wait for longer.
+    linger, begun = batcher._linger, threading.Event()
+
+    def begin() -> None:
+        begun.set()
+        linger()
+
+    monkeypatch.setattr(batcher, "_linger", begin)
+    one = asyncio.create_task(embed(batcher, [text_of(10, "one")]))
+    await asyncio.to_thread(begun.wait, 10.0)
+    # It comes while the engine waits, and fills the batch.
+    two = asyncio.create_task(embed(batcher, [text_of(10, "two")]))
+    async with asyncio.timeout(20):
+        await asyncio.gather(one, two)
     assert len(engine.batches[-1]) == 2
     await closed(batcher, engine)
 

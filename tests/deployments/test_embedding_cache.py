@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deployments.admission import QueueFullError
@@ -90,6 +90,7 @@ async def test_the_least_recently_used_goes_first(start: Start) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(max_bytes=st.integers(0, 6 * ENTRY), texts=st.lists(st.sampled_from("abcdefghij"), max_size=40))
+@example(max_bytes=2 * ENTRY - 1, texts=["a", "b"])
 def test_the_bytes_are_counted_and_never_pass_the_bound(max_bytes: int, texts: list[str]) -> None:
     async def main() -> None:
         engine = Engine()
