@@ -14,7 +14,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -23,7 +23,6 @@ from .client_auth import build_auth
 from .client_types import (
     Author,
     Checkpoint,
-    DenseScores,
     GateError,
     GateUnavailableError,
     HeldReward,
@@ -45,7 +44,6 @@ from .client_types import (
     Weights,
     build_authors,
     build_checkpoint,
-    build_dense_scores,
     build_quarantine,
     build_reward_report,
     build_rollback,
@@ -53,10 +51,12 @@ from .client_types import (
     build_select_result,
 )
 
+if TYPE_CHECKING:
+    from .client_dense import DenseScores
+
 __all__ = [
     "Author",
     "Checkpoint",
-    "DenseScores",
     "GateClient",
     "GateError",
     "GateUnavailableError",
@@ -170,6 +170,9 @@ class GateClient:
         self, messages: Sequence[str], *, uids: Sequence[int] | None = None, min_version: int | None = None
     ) -> DenseScores:
         """`score` for many uids: every score of all messages as one array, sent as bytes instead of JSON."""
+        # Only who wants an array needs the library for it.
+        from .client_dense import build_dense_scores
+
         body = _message_body(messages, uids=_ints(uids), min_version=min_version)
         response = self._ask("POST", "/v1/score", body, accept=OCTETS)
         return self._parse(lambda answer: build_dense_scores(answer.headers, answer.content), response)

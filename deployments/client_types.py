@@ -13,11 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from typing import Any, Literal
 
 Wait = Literal["logged", "applied", "published"]
 Settlement = Literal["readmit", "drop"]
@@ -85,19 +81,6 @@ class ScoreResult:
     """One `Scores` per message. `degraded`: the weights are older than the service's `max_age_s`."""
 
     scores: tuple[Scores, ...]
-    weights: Weights
-    metagraph: Metagraph
-    degraded: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DenseScores:
-    """One row of `scores` per message, one column per uid: all in order, or those asked for in that order.
-
-    `degraded`: the weights are older than the service's `max_age_s`.
-    """
-
-    scores: NDArray[np.float32]
     weights: Weights
     metagraph: Metagraph
     degraded: bool
@@ -265,24 +248,6 @@ def build_score_result(answer: Mapping[str, Any]) -> ScoreResult:
     """The answer of `POST /v1/score`."""
     scores = tuple(Scores(tuple(item["uids"]), tuple(item["scores"])) for item in answer["scores"])
     return ScoreResult(scores, _weights(answer["weights"]), _metagraph(answer["metagraph"]), bool(answer["degraded"]))
-
-
-def build_dense_scores(headers: Mapping[str, str], content: bytes) -> DenseScores:
-    """The answer of `POST /v1/score` in bytes."""
-    # Only who wants arrays needs the library for them.
-    import numpy as np
-
-    told = {name: headers.get(f"x-tidegate-{name}") for name in ("age-s", "netuid", "block")}
-    weights = Weights(
-        int(headers["x-tidegate-epoch"]),
-        int(headers["x-tidegate-version"]),
-        None if told["age-s"] is None else float(told["age-s"]),
-    )
-    netuid, block = (None if told[name] is None else int(str(told[name])) for name in ("netuid", "block"))
-    shape = [int(size) for size in headers["x-tidegate-shape"].split(",")]
-    scores = np.frombuffer(content, dtype="<f4").reshape(shape).astype(np.float32)
-    metagraph = Metagraph(netuid, block, int(headers["x-tidegate-n"]))
-    return DenseScores(scores, weights, metagraph, headers["x-tidegate-degraded"] == "true")
 
 
 def build_select_result(answer: Mapping[str, Any]) -> SelectResult:
