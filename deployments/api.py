@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from .admin_api import add_admin
+from .dense import DENSE_SCORES, dense_response, wants_dense
 from .errors import Problem
 from .gate import Gate, admit, ask
 from .http_io import documented, json_response, parse_body, problem_response
@@ -36,10 +37,15 @@ def build_api(gate: Gate) -> FastAPI:
 
 
 def _add_scoring(api: FastAPI, gate: Gate) -> None:
-    @api.post("/v1/score", **documented(ScoreRequest, ScoreResponse))
+    not_acceptable = {406: "bytes wanted of an answer that is not dense"}
+
+    @api.post("/v1/score", **documented(ScoreRequest, ScoreResponse, octets=DENSE_SCORES, also=not_acceptable))
     async def score(request: Request) -> Response:
         _, body = await admit(request, gate, "score")
-        return json_response(await gate.scorer.score(parse_body(request, body, ScoreRequest)))
+        asked = parse_body(request, body, ScoreRequest)
+        if wants_dense(request.headers.get("accept"), asked.top_k):
+            return dense_response(*await gate.scorer.score_dense(asked))
+        return json_response(await gate.scorer.score(asked))
 
     @api.post("/v1/select", **documented(SelectRequest, SelectResponse))
     async def select(request: Request) -> Response:

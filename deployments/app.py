@@ -24,11 +24,13 @@ from learner.storage import check_log
 
 from .api import build_api
 from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
-from .batcher import Batcher
 from .config import ServeArgs
 from .decisions import DecisionBuffer
+from .embedding_cache import EmbeddingCache
+from .engine import build_batcher, engine_status
 from .errors import LearnerAway
 from .gate import Gate
+from .metrics import EngineMetrics
 from .ray_learner import RayLearner
 from .reporting import Reporter
 from .saved_weights import load_saved_weights
@@ -59,12 +61,10 @@ class GateReplica:
             dtype=args.encoder.dtype,
             batch_tokens=args.encoder.batch_tokens,
         )
-        self._batcher = Batcher(
-            encoder.encode,
-            batch_tokens=args.encoder.batch_tokens,
-            max_queue_tokens=args.serving.max_queue_tokens,
-            threads=args.encoder.threads,
+        self._batcher = build_batcher(
+            encoder, args.serving, batch_tokens=args.encoder.batch_tokens, threads=args.encoder.threads, warm_up=True
         )
+        self._embeddings = EmbeddingCache(self._batcher, max_bytes=int(args.serving.embedding_cache_mb * 2**20))
         self._learner_args = LearnerArgs(
             context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint, args.selection.build()
         )
@@ -80,6 +80,9 @@ class GateReplica:
             heartbeat_s=args.learner.heartbeat_s,
             max_age_s=args.serving.max_age_s,
         )
+        self._metrics = EngineMetrics(
+            self._batcher, self._embeddings, app=context.app_name, replica=context.replica_tag
+        )
         self._doorkeeper = Doorkeeper(
             build_authenticator(args.auth, learner=self._learner, current_view=self._current_view)
         )
@@ -92,12 +95,13 @@ class GateReplica:
             LearnerError: the learner that runs is not this replica's.
         """
         await self._subscriber.start(lambda: load_saved_weights(self._learner_args))
-        self._tasks = [self._background(self._subscriber.run()), self._background(self._decisions.run())]
+        work = (self._subscriber.run(), self._decisions.run(), self._metrics.run())
+        self._tasks = [self._background(task) for task in work]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The routes, as Serve asks for them after `__init__`."""
         scorer = Scorer(
-            batcher=self._batcher,
+            embeddings=self._embeddings,
             subscriber=self._subscriber,
             decisions=self._decisions,
             selection=self._args.selection,
@@ -130,6 +134,7 @@ class GateReplica:
             queued_texts=self._batcher.queued_texts,
             texts=self._batcher.texts_done,
             buffered_decisions=len(self._decisions),
+            **engine_status(self._batcher, self._embeddings),
         )
 
     def _current_view(self) -> MetagraphView | None:

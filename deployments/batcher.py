@@ -1,7 +1,8 @@
-"""The micro-batcher: requests wait in one queue, one engine thread drains it whenever it is free.
+"""The micro-batcher: texts wait in one queue, an engine thread drains it whenever it is free.
 
-No timer holds a request back: while the engine works, requests gather, and the next batch is whatever has
-gathered, up to a budget of tokens. So batches grow with the load and a lone request runs at once.
+While the engine works, texts gather and a second thread tokenizes them; the next batch is what has gathered, up to a
+budget of tokens (`waiting` says in which order). So batches grow with the load. A lone text on an idle engine is
+tokenized by the engine thread itself, which saves it the way through the other one.
 """
 
 from __future__ import annotations
@@ -9,212 +10,344 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from bisect import bisect_right
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .admission import Admission, QueueFullError, Speed
+from .latencies import Latencies
+from .waiting import Deliver, Job, WaitingTexts
+
+__all__ = ["Batcher", "Engine", "EngineDeadError", "QueueFullError", "estimate_tokens"]
+
 logger = logging.getLogger(__name__)
 
-Embed = Callable[[Sequence[str]], Float[Tensor, "batch hidden"]]
+_MIN_BUDGET = 64
+_WARM_UP_TEXT = "the tide turns twice a day, and the gate with it; " * 4
+_WARM_UP_TEXTS = 16
+_NEWEST_GAP = 0.1
 
 
-class QueueFullError(Exception):
-    """The queue has no room for the request now."""
+class Engine(Protocol):
+    """What the batcher needs of an encoder. Each is called by one thread at a time, both may run together."""
+
+    def tokenize(self, texts: Sequence[str]) -> Sequence[Any]:
+        """The texts as `embed` takes them, each with its `num_tokens`."""
+        ...
+
+    def embed(self, tokenized: Sequence[Any]) -> Float[Tensor, "batch hidden"]:
+        """Embeddings in the order given."""
+        ...
 
 
 class EngineDeadError(Exception):
-    """The engine thread has ended; only a restart cures that."""
+    """A thread of the engine has ended; only a restart cures that."""
 
     def __init__(self) -> None:
         super().__init__("the engine thread has ended")
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    texts: Sequence[str]
-    tokens: list[int]
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Tensor]
-    taken: int = 0
-    parts: list[Tensor] = field(default_factory=list)
-
-    @property
-    def waiting_tokens(self) -> int:
-        return sum(self.tokens[self.taken :])
-
-
-Part = tuple[_Job, int, int]
-"""A job's texts from one position to another."""
-
-
 class Batcher:
-    """Embeds texts for many requests at a time.
+    """Embeds many texts at a time.
 
     Args:
-        embed: the engine: texts to embeddings, called from the engine thread only.
-        batch_tokens: a batch takes texts in order of arrival until their estimated tokens exceed this.
-        max_queue_tokens: a request that would make more than this wait is refused, unless nothing waits.
+        engine: tokenizes and embeds.
+        admission: says who may wait.
+        batch_tokens: most tokens in a batch, one text apart that has more.
+        max_batch_s: how long a batch may take at the speed that was measured, so that a slow engine takes small ones.
+        max_overtaken_s: how long later, shorter texts may be taken before one.
+        linger_s: how long an idle engine waits for company, if texts come so often that some is to be expected.
         threads: CPU threads that the engine may use.
+        warm_up: embed a few made-up texts first: it makes the first request fast, and the speed known.
+        clock: seconds that only go forward.
     """
 
-    def __init__(self, embed: Embed, *, batch_tokens: int, max_queue_tokens: int, threads: int) -> None:
-        self._embed = embed
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        admission: Admission,
+        batch_tokens: int,
+        max_batch_s: float,
+        max_overtaken_s: float,
+        linger_s: float,
+        threads: int,
+        warm_up: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._admission = admission
         self._batch_tokens = batch_tokens
-        self._max_queue_tokens = max_queue_tokens
+        self._max_batch_s = max_batch_s
+        self._linger_s = linger_s
         self._threads = threads
-        self._jobs: deque[_Job] = deque()
-        self._queued_tokens = 0
-        self._changed = threading.Condition()
-        self._stopping = False
-        self._ended = False
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._engine_wakes = threading.Condition(self._lock)
+        self._tokenizer_wakes = threading.Condition(self._lock)
+        self._arrived: deque[Job] = deque()
+        self._waiting = WaitingTexts(max_overtaken_s)
+        self._last_arrival_s = clock()
+        self._arrival_gap_s = float("inf")
+        self._engine_works = self._tokenizing = self._stopping = self._ended = False
+        self.queued_tokens = 0
+        self.queued_texts = 0
         self.texts_done = 0
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self.speed = Speed()
+        self.latencies = Latencies()
+        self._threads_running = [
+            threading.Thread(target=self._run_engine, args=(warm_up,), name="engine", daemon=True),
+            threading.Thread(target=self._run_tokenizer, name="tokenizer", daemon=True),
+        ]
+        for thread in self._threads_running:
+            thread.start()
 
     @property
-    def queued_texts(self) -> int:
-        """Texts that wait for the engine."""
-        with self._changed:
-            return sum(len(job.texts) - job.taken for job in self._jobs)
+    def budget(self) -> int:
+        """Tokens that the next batch may have."""
+        if self.speed.tokens_per_s is None:
+            return self._batch_tokens
+        return int(min(self._batch_tokens, max(self.speed.tokens_per_s * self._max_batch_s, _MIN_BUDGET)))
 
-    async def embed(self, texts: Sequence[str]) -> Float[Tensor, "batch hidden"]:
-        """Embeddings of the texts, in their order. Cancelling the call drops what the engine has not taken.
+    def submit(self, texts: Sequence[str], deliver: Deliver) -> list[Job]:
+        """Let texts wait for the engine. Called on an event loop, on which each is delivered.
 
         Args:
-            texts: at least one.
+            texts: one request's.
+            deliver: called once for every text that is not dropped before.
 
         Raises:
             QueueFullError: too much waits already; nothing was queued.
-            EngineDeadError: the engine thread has ended, before or while the texts waited.
+            EngineDeadError: a thread of the engine has ended.
         """
-        if not texts:
-            raise ValueError("texts is empty; send at least one")
-        loop = asyncio.get_running_loop()
-        job = _Job(texts, [estimate_tokens(text) for text in texts], loop, loop.create_future())
-        with self._changed:
-            if self._ended:
-                raise EngineDeadError
-            wanted = sum(job.tokens)
-            if self._queued_tokens and self._queued_tokens + wanted > self._max_queue_tokens:
-                raise QueueFullError(
-                    f"{self._queued_tokens} tokens wait for the engine and {wanted} more do not fit into "
-                    f"{self._max_queue_tokens}"
-                )
-            self._jobs.append(job)
-            self._queued_tokens += wanted
-            self._changed.notify()
-        try:
-            return await job.future
-        except asyncio.CancelledError:
-            self._drop(job)
-            raise
+        loop, now_s = asyncio.get_running_loop(), self._clock()
+        jobs = [Job(text, estimate_tokens(text), now_s, loop, deliver) for text in texts]
+        wanted = sum(job.tokens for job in jobs)
+        with self._lock:
+            self.check_alive()
+            self._admission.check(self.queued_tokens, wanted, self.speed.tokens_per_s)
+            self._arrived.extend(jobs)
+            self.queued_tokens += wanted
+            self.queued_texts += len(jobs)
+            self._note_arrival(now_s)
+            (self._tokenizer_wakes if self._engine_works else self._engine_wakes).notify()
+        return jobs
+
+    def drop(self, job: Job) -> bool:
+        """Forget a text that nobody wants any more; False if the engine has taken it, and will deliver it."""
+        with self._lock:
+            if not job.waits:
+                return False
+            self._leave_queue(job)
+            if job.tokenized is None:
+                job.waits = False
+            else:
+                self._waiting.remove(job)
+            return True
 
     def check_alive(self) -> None:
-        """Raises EngineDeadError if the engine thread has ended."""
+        """Raises EngineDeadError if a thread of the engine has ended."""
         if self._ended:
             raise EngineDeadError
 
     def close(self) -> None:
         """Let the engine finish its batch and end; what still waits fails."""
-        with self._changed:
+        self._stop()
+        for thread in self._threads_running:
+            thread.join()
+
+    def _stop(self) -> None:
+        with self._lock:
             self._stopping = True
-            self._changed.notify()
-        self._thread.join()
+            self._engine_wakes.notify()
+            self._tokenizer_wakes.notify()
 
-    def _drop(self, job: _Job) -> None:
-        with self._changed:
-            if job in self._jobs:
-                self._jobs.remove(job)
-                self._queued_tokens -= job.waiting_tokens
+    def _note_arrival(self, now_s: float) -> None:
+        """Keep the mean time between requests; a long pause is soon forgotten."""
+        gap_s, self._last_arrival_s = now_s - self._last_arrival_s, now_s
+        known_s = min(self._arrival_gap_s, 1.0)
+        self._arrival_gap_s = known_s + _NEWEST_GAP * (gap_s - known_s)
 
-    def _run(self) -> None:
+    def _leave_queue(self, job: Job) -> None:
+        self.queued_tokens -= job.tokens
+        self.queued_texts -= 1
+
+    def _run_engine(self, warm_up: bool) -> None:
         torch.set_num_threads(self._threads)
-        batch: list[Part] = []
         try:
+            if warm_up:
+                self._warm_up()
             while batch := self._next_batch():
-                self._embed_batch(batch)
+                self._embed(batch)
         finally:
-            self._abandon([job for job, _, _ in batch])
+            self._abandon()
 
-    def _next_batch(self) -> list[Part]:
+    def _run_tokenizer(self) -> None:
+        try:
+            while claimed := self._next_claim():
+                self._tokenize(claimed)
+        finally:
+            self._abandon()
+
+    def _next_batch(self) -> list[Job]:
         """Wait for texts and take them; nothing once the engine is to end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._stopping)
-            return [] if self._stopping else self._take()
+        while True:
+            with self._lock:
+                self._engine_works = False
+                if not self._engine_has_work():
+                    self._engine_wakes.wait_for(self._engine_has_work)
+                    self._linger()
+                if self._stopping:
+                    return []
+                self._engine_works = True
+                if self._waiting:
+                    return self._take_batch()
+                claimed = self._claim()
+            if claimed:
+                self._tokenize(claimed)
 
-    def _take(self) -> list[Part]:
-        """The next texts in order of arrival, within the budget but at least one."""
-        batch: list[Part] = []
-        budget = self._batch_tokens
-        while self._jobs:
-            job = self._jobs[0]
-            waiting = job.tokens[job.taken :]
-            count = _count_fitting(waiting, budget) if batch else max(_count_fitting(waiting, budget), 1)
-            if count == 0:
-                break
-            used = sum(waiting[:count])
-            budget -= used
-            self._queued_tokens -= used
-            batch.append((job, job.taken, job.taken + count))
-            job.taken += count
-            if job.taken < len(job.texts):
-                break
-            self._jobs.popleft()
+    def _next_claim(self) -> list[Job]:
+        """Wait for texts to tokenize while the engine works; nothing once it is to end."""
+        while True:
+            with self._lock:
+                self._tokenizer_wakes.wait_for(self._tokenizer_has_work)
+                if self._stopping:
+                    return []
+                if claimed := self._claim():
+                    return claimed
+
+    def _engine_has_work(self) -> bool:
+        return self._stopping or len(self._waiting) > 0 or (bool(self._arrived) and not self._tokenizing)
+
+    def _tokenizer_has_work(self) -> bool:
+        return self._stopping or (bool(self._arrived) and self._engine_works and not self._tokenizing)
+
+    def _linger(self) -> None:
+        """Wait for company, unless the next text is not to be expected while that lasts."""
+        if self._arrival_gap_s < self._linger_s:
+            self._engine_wakes.wait_for(lambda: self._stopping or self.queued_tokens >= self.budget, self._linger_s)
+
+    def _claim(self) -> list[Job]:
+        """What to tokenize next: no more than one batch, so that the first texts are ready soon."""
+        claimed: list[Job] = []
+        tokens, budget = 0, self.budget
+        while self._arrived and tokens < budget:
+            job = self._arrived.popleft()
+            if job.waits:
+                claimed.append(job)
+                tokens += job.tokens
+        self._tokenizing = bool(claimed)
+        return claimed
+
+    def _take_batch(self) -> list[Job]:
+        batch = self._waiting.take(self.budget, self._clock())
+        for job in batch:
+            self._leave_queue(job)
+        if self._arrived:
+            self._tokenizer_wakes.notify()
         return batch
 
-    def _abandon(self, in_work: list[_Job]) -> None:
-        with self._changed:
-            self._ended = True
-            abandoned = [*in_work, *self._jobs]
-            self._jobs.clear()
-            self._queued_tokens = 0
-        for job in abandoned:
-            job.loop.call_soon_threadsafe(_fail, job.future, EngineDeadError())
+    def _tokenize(self, jobs: list[Job]) -> None:
+        tokenized: Sequence[Any] = ()
+        with self._failing("tokenize", jobs):
+            tokenized = self._engine.tokenize([job.text for job in jobs])
+        with self._lock:
+            self._tokenizing = False
+            for job, tokens in zip(jobs, tokenized, strict=False):
+                if job.waits:
+                    self.queued_tokens += tokens.num_tokens - job.tokens
+                    job.tokens, job.tokenized = tokens.num_tokens, tokens
+                    self._waiting.add(job)
+            self._engine_wakes.notify()
+            if self._arrived:
+                self._tokenizer_wakes.notify()
 
-    def _embed_batch(self, batch: list[Part]) -> None:
-        texts = [text for job, start, end in batch for text in job.texts[start:end]]
+    def _embed(self, batch: list[Job]) -> None:
+        with self._failing("embed", batch):
+            started_s = self._clock()
+            embedding = _finished(self._engine.embed([job.tokenized for job in batch]))
+            done_s = self._clock()
+            self.texts_done += len(batch)
+            self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
+            for job in batch:
+                self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
+            with self._lock:
+                # Whoever asks again at once is tokenized here, not by the other thread.
+                self._engine_works = False
+            _deliver(zip(batch, torch.split(embedding, 1), strict=True))
+
+    @contextmanager
+    def _failing(self, what: str, jobs: list[Job]) -> Iterator[None]:
+        """Deliver an error to the texts that met it. The thread lives on: whatever they did to it, others are fine."""
         try:
-            embedding = self._embed(texts)
+            yield
         except Exception as error:
-            # The engine lives on: whatever these texts did to it, others may be fine.
-            logger.exception("embed failed texts=%d", len(texts))
-            for job, _, _ in batch:
-                self._drop(job)
-                job.loop.call_soon_threadsafe(_fail, job.future, error)
-            return
-        self.texts_done += len(texts)
-        offset = 0
-        for job, start, end in batch:
-            job.parts.append(embedding[offset : offset + end - start])
-            offset += end - start
-            if end == len(job.texts):
-                job.loop.call_soon_threadsafe(_complete, job.future, torch.cat(job.parts))
+            logger.exception("%s failed texts=%d", what, len(jobs))
+            self._fail(jobs, error)
+        except BaseException:
+            self._fail(jobs, EngineDeadError())
+            raise
+
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        with self._lock:
+            for job in jobs:
+                if job.waits:
+                    job.waits = False
+                    self._leave_queue(job)
+        _deliver((job, error) for job in jobs)
+
+    def _abandon(self) -> None:
+        """Called as either thread ends; what the other one has in work comes here when that one ends."""
+        self._stop()
+        with self._lock:
+            self._ended = True
+            abandoned = [*self._waiting, *(job for job in self._arrived if job.waits)]
+            self._waiting = WaitingTexts(0)
+            self._arrived.clear()
+        self._fail(abandoned, EngineDeadError())
+
+    def _warm_up(self) -> None:
+        try:
+            _finished(self._engine.embed(self._engine.tokenize([_WARM_UP_TEXT])))
+            tokenized = self._engine.tokenize([_WARM_UP_TEXT] * _WARM_UP_TEXTS)
+            started_s = self._clock()
+            _finished(self._engine.embed(tokenized))
+            tokens = sum(tokens.num_tokens for tokens in tokenized)
+            self.speed.note(tokens, self._clock() - started_s, budget=tokens)
+        except Exception:
+            logger.exception("warm_up failed")
 
 
 def estimate_tokens(text: str) -> int:
     """About how many tokens a text has: a token is some four characters, and two are special.
 
-    Good enough to bound a queue; the engine counts real tokens when it plans its forward passes.
+    Good enough to bound a queue until the text is tokenized.
     """
     return len(text) // 4 + 2
 
 
-def _count_fitting(tokens: Sequence[int], budget: int) -> int:
-    """How many of these, from the first on, fit the budget together."""
-    return bisect_right(list(accumulate(tokens)), budget)
+def _finished(embedding: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch hidden"]:
+    """The embedding once it is computed: an accelerator's calls return before that."""
+    if embedding.device.type != "cpu":
+        torch.accelerator.synchronize(embedding.device)
+    return embedding
 
 
-def _complete(future: asyncio.Future[Tensor], embedding: Tensor) -> None:
-    if not future.done():
-        future.set_result(embedding)
+def _deliver(outcomes: Iterable[tuple[Job, Tensor | Exception]]) -> None:
+    """Hand each outcome over on its event loop, waking every loop once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, Tensor | Exception]]] = {}
+    for job, outcome in outcomes:
+        by_loop.setdefault(job.loop, []).append((job, outcome))
+    for loop, here in by_loop.items():
+        loop.call_soon_threadsafe(_deliver_here, here)
 
 
-def _fail(future: asyncio.Future[Tensor], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _deliver_here(outcomes: list[tuple[Job, Tensor | Exception]]) -> None:
+    for job, outcome in outcomes:
+        job.deliver(job, outcome)

@@ -22,7 +22,7 @@ class EncoderArgs(StrictModel):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the encoder; `auto` is bf16 where the processor has it."""
     batch_tokens: int = Field(8192, ge=64, le=1_048_576)
-    """Most padded tokens in one forward pass."""
+    """Most tokens in one batch, and most padded tokens in one forward pass."""
     threads: int = Field(1, ge=1, le=256)
     """CPU threads of the forward pass, in each replica."""
 
@@ -30,8 +30,20 @@ class EncoderArgs(StrictModel):
 class ServingArgs(StrictModel):
     """Limits and patience of the HTTP service."""
 
-    max_queue_tokens: int = Field(65_536, ge=1)
-    """Tokens (estimated) that may wait for the engine before requests are answered 429."""
+    max_queue_delay_ms: float = Field(2000.0, gt=0, le=600_000)
+    """Requests that would wait for the engine for longer, at the speed that it shows, are answered 429."""
+    max_queue_tokens: int = Field(1_048_576, ge=1)
+    """Tokens that may wait for the engine whatever its speed: a bound on memory, some 40 bytes a token."""
+    max_batch_ms: float = Field(100.0, gt=0, le=60_000)
+    """How long a batch may take: a slow engine takes fewer tokens at a time than `encoder.batch_tokens`, so that
+    whoever comes next does not wait for long."""
+    max_overtaken_ms: float = Field(500.0, ge=0, le=60_000)
+    """How long later, shorter texts may be encoded before one; 0: strictly in order of arrival."""
+    linger_ms: float = Field(0.0, ge=0, le=2)
+    """How long an idle engine waits for further texts, if they come closer than that on average. Texts gather anyhow
+    while it works, so waiting pays only where a pass over few texts costs about as much as one over many."""
+    embedding_cache_mb: float = Field(64.0, ge=0, le=1_048_576)
+    """Memory for embeddings of texts seen before, MiB in each replica; 0 keeps none."""
     max_message_chars: int = Field(65_536, ge=1)
     """Longest message."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)

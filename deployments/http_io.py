@@ -118,6 +118,7 @@ def documented(
     *,
     optional: bool = False,
     query: type[BaseModel] | None = None,
+    octets: str | None = None,
     also: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """What the OpenAPI page says of a route whose body is read and written by hand, for speed.
@@ -127,6 +128,7 @@ def documented(
         response: the answer.
         optional: whether the body may be left out.
         query: the query's parameters.
+        octets: what an answer of bytes holds, where the caller may ask for one.
         also: problems beyond those that any route may answer with: status -> description.
     """
     problems = {
@@ -147,9 +149,13 @@ def documented(
     if query is not None:
         properties = _inline_schema(query)["properties"]
         extra["parameters"] = [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
+    answer: dict[str, Any] = {"model": response}
+    if octets is not None:
+        schema = {"type": "string", "format": "binary", "description": octets}
+        answer["content"] = {"application/octet-stream": {"schema": schema}}
     return {
         "responses": {
-            200: {"model": response},
+            200: answer,
             **{status: {"model": ProblemDocument, "description": text} for status, text in problems.items()},
         },
         "openapi_extra": extra,

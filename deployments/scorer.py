@@ -19,9 +19,11 @@ from gating.policies import Greedy
 from gating.selection import Selection, ordinary_bonus, select
 from learner.events import Decision, candidates_digest
 
-from .batcher import Batcher, EngineDeadError, QueueFullError
+from .admission import QueueFullError
+from .batcher import EngineDeadError
 from .config import SelectionArgs, ServingArgs
 from .decisions import DecisionBuffer
+from .embedding_cache import EmbeddingCache
 from .errors import LearnerAway, LearnerAwayProblem, Problem
 from .schemas import ScoreRequest, SelectRequest
 from .weights import Subscriber, Weights
@@ -43,7 +45,7 @@ class Scorer:
     """Answers score and select requests.
 
     Args:
-        batcher: the engine.
+        embeddings: embeds texts.
         subscriber: the weights.
         decisions: where selections go on their way to the learner.
         selection: how uids are chosen.
@@ -56,7 +58,7 @@ class Scorer:
     def __init__(
         self,
         *,
-        batcher: Batcher,
+        embeddings: EmbeddingCache,
         subscriber: Subscriber,
         decisions: DecisionBuffer,
         selection: SelectionArgs,
@@ -65,7 +67,7 @@ class Scorer:
         generator: np.random.Generator,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        self._batcher = batcher
+        self._embeddings = embeddings
         self._subscriber = subscriber
         self._decisions = decisions
         self._policy = selection.build()
@@ -87,6 +89,15 @@ class Scorer:
             best = np.argsort(-scored.scores, axis=1, kind="stable")[:, : request.top_k]
             answers = [{"uids": scored.uids[b], "scores": row[b]} for b, row in zip(best, scored.scores, strict=True)]
         return {"scores": answers, **self.provenance(scored.weights)}
+
+    async def score_dense(self, request: ScoreRequest) -> tuple[Float[np.ndarray, "batch uid"], dict[str, Any]]:
+        """Mean scores in uid order or in the request's, and their provenance. `top_k` is not for this.
+
+        Raises:
+            Problem: see the HTTP contract.
+        """
+        scored = await self._score(request.messages, request.uids, request.min_version)
+        return scored.scores, self.provenance(scored.weights)
 
     async def select(self, request: SelectRequest) -> dict[str, Any]:
         """Choose k available uids for each message, and hand the decisions to the learner.
@@ -140,9 +151,10 @@ class Scorer:
                     422, "message_too_long", f"messages[{index}] has {len(message)} characters; at most {limit} fit"
                 )
         try:
-            return await self._batcher.embed(messages)
+            return await self._embeddings.embed(messages)
         except QueueFullError as error:
-            raise Problem(429, "overloaded", f"{error}; send the request again later", retry_after_s=1) from error
+            detail = f"{error}; send the request again later"
+            raise Problem(429, "overloaded", detail, retry_after_s=error.retry_after_s) from error
         except EngineDeadError as error:
             raise Problem(503, "engine_dead", f"{error}; send the request again", retry_after_s=1) from error
 

@@ -348,6 +348,10 @@ class ReplicaStatus:
         queued_texts: texts waiting for the engine.
         texts: texts encoded since its start.
         buffered_decisions: decisions not yet taken by the learner.
+        queued_tokens: tokens waiting for the engine.
+        tokens_per_s: the engine's speed, None before it is measured.
+        embedding_cache: its hits, misses, shared computations, entries and bytes.
+        latency_ms: by length class of texts, how many the engine took and how long they waited and took, p50 and p99.
     """
 
     id: str
@@ -360,6 +364,10 @@ class ReplicaStatus:
     queued_texts: int
     texts: int
     buffered_decisions: int
+    queued_tokens: int = 0
+    tokens_per_s: float | None = None
+    embedding_cache: dict[str, int] = field(default_factory=dict)
+    latency_ms: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 Wait = Literal["logged", "applied", "published"]

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from deployments.api import Gate, build_api
 from deployments.auth import Doorkeeper, build_authenticator
-from deployments.batcher import Batcher
+from deployments.batcher import estimate_tokens
 from deployments.config import AuthArgs, NoAuthArgs, SelectionArgs, ServingArgs
 from deployments.decisions import DecisionBuffer
+from deployments.embedding_cache import EmbeddingCache
+from deployments.engine import build_batcher, engine_status
 from deployments.reporting import Reporter
 from deployments.scorer import Scorer
 from deployments.state_view import StateView
@@ -52,11 +55,24 @@ def embed_texts(texts: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.stack([embed_text(text) for text in texts]))
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A text that has as many tokens as estimated, but with "CJK" in it four times as many."""
+
+    text: str
+
+    @property
+    def num_tokens(self) -> int:
+        return estimate_tokens(self.text) * (4 if "CJK" in self.text else 1)
+
+
 class Engine:
     """Embeds by hash, keeps the batches that it was given, and can be held in the middle of one."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
+        self.tokenized: list[str] = []
+        self.tokenizing_threads: list[str] = []
         self.failing: dict[str, BaseException] = {}
         self._changed = threading.Condition()
         self._allowed = float("inf")
@@ -76,9 +92,20 @@ class Engine:
             self._allowed += batches
             self._changed.notify_all()
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        self.tokenizing_threads.append(threading.current_thread().name)
+        for text in texts:
+            if text.startswith("cannot be tokenized"):
+                raise ValueError(text)
+            if text.startswith("deadly to tokenize"):
+                raise SystemExit
+        self.tokenized += texts
+        return [Tokens(text) for text in texts]
+
+    def embed(self, tokenized: Sequence[Tokens]) -> Tensor:
+        texts = [tokens.text for tokens in tokenized]
         with self._changed:
-            self.batches.append(list(texts))
+            self.batches.append(texts)
             self._begun += 1
             mine = self._begun
             if not self._changed.wait_for(lambda: mine <= self._allowed, timeout=20):
@@ -119,9 +146,8 @@ class LocalService:
         self.now_s = 1000.0
         self.engine = Engine()
         self.learner = learner or LocalLearner(view, dim=DIM, fingerprint=FINGERPRINT, rule=rule or SoftmaxMseConfig())
-        self.batcher = Batcher(
-            self.engine, batch_tokens=batch_tokens, max_queue_tokens=serving.max_queue_tokens, threads=1
-        )
+        self.batcher = build_batcher(self.engine, serving, batch_tokens=batch_tokens, threads=1)
+        self.embeddings = EmbeddingCache(self.batcher, max_bytes=int(serving.embedding_cache_mb * 2**20))
         self.decisions = DecisionBuffer(self.learner, fingerprint=FINGERPRINT, capacity=serving.max_buffered_decisions)
         self.subscriber = Subscriber(
             self.learner,
@@ -133,7 +159,7 @@ class LocalService:
             clock=lambda: self.now_s,
         )
         scorer = Scorer(
-            batcher=self.batcher,
+            embeddings=self.embeddings,
             subscriber=self.subscriber,
             decisions=self.decisions,
             selection=selection or SelectionArgs(),
@@ -180,6 +206,7 @@ class LocalService:
             queued_texts=self.batcher.queued_texts,
             texts=self.batcher.texts_done,
             buffered_decisions=len(self.decisions),
+            **engine_status(self.batcher, self.embeddings),
         )
 
     def snapshot_scores(self, messages: Sequence[str]) -> NDArray[np.float64]:

@@ -361,6 +361,10 @@ async def test_the_openapi_schema_is_valid_and_documents_every_body(service: Loc
         assert set(body["properties"]) == keys
         assert body["additionalProperties"] is False
         assert {"200", "400", "413", "415", "422", "429", "503"} <= set(operation["responses"])
+    answers = schema["paths"]["/v1/score"]["post"]["responses"]
+    assert set(answers["200"]["content"]) == {"application/json", "application/octet-stream"}
+    assert "float32" in answers["200"]["content"]["application/octet-stream"]["schema"]["description"]
+    assert "406" in answers
     reward = schema["paths"]["/v1/rewards"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "decision_id" in reward["properties"]["rewards"]["items"]["properties"]
     assert "/" not in schema["paths"]

@@ -3,16 +3,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.batcher import Batcher, EngineDeadError, QueueFullError, estimate_tokens
+from deployments.admission import Admission, QueueFullError
+from deployments.batcher import Batcher, EngineDeadError, estimate_tokens
+from deployments.embedding_cache import EmbeddingCache
 
-from .local_service import Engine, embed_texts, until
+from .local_service import Engine, Tokens, embed_texts, until
 
 BUDGET = 20
 
@@ -28,6 +32,30 @@ def sizes(engine: Engine) -> list[list[int]]:
     return [[estimate_tokens(text) for text in batch] for batch in engine.batches]
 
 
+def build_batcher(
+    engine: Engine,
+    *,
+    batch_tokens: int = BUDGET,
+    max_delay_s: float = 1e9,
+    max_queue_tokens: int = 10**9,
+    max_overtaken_s: float = 0.0,
+    **others: Any,
+) -> Batcher:
+    """A batcher without any limit but the budget, unless told so."""
+    return Batcher(
+        engine,
+        admission=Admission(max_delay_s=max_delay_s, max_tokens=max_queue_tokens),
+        batch_tokens=batch_tokens,
+        max_overtaken_s=max_overtaken_s,
+        **{"max_batch_s": 1e9, "linger_s": 0.0, "threads": 1, **others},
+    )
+
+
+async def embed(batcher: Batcher, texts: Sequence[str]) -> torch.Tensor:
+    """Embed without sharing anything with other calls."""
+    return await EmbeddingCache(batcher, max_bytes=0).embed(texts)
+
+
 Build = Callable[..., tuple[Batcher, Engine]]
 
 
@@ -35,9 +63,9 @@ Build = Callable[..., tuple[Batcher, Engine]]
 async def build() -> AsyncIterator[Build]:
     built: list[tuple[Batcher, Engine]] = []
 
-    def build_one(*, batch_tokens: int = BUDGET, max_queue_tokens: int = 10_000) -> tuple[Batcher, Engine]:
+    def build_one(**limits: Any) -> tuple[Batcher, Engine]:
         engine = Engine()
-        batcher = Batcher(engine, batch_tokens=batch_tokens, max_queue_tokens=max_queue_tokens, threads=1)
+        batcher = build_batcher(engine, **limits)
         built.append((batcher, engine))
         return batcher, engine
 
@@ -50,25 +78,26 @@ async def build() -> AsyncIterator[Build]:
 async def held(batcher: Batcher, engine: Engine) -> asyncio.Task[torch.Tensor]:
     """A request that the engine has taken and is held in the middle of."""
     engine.hold()
-    task = asyncio.create_task(batcher.embed(["held"]))
-    await until(lambda: engine.batches == [["held"]])
+    task = asyncio.create_task(embed(batcher, ["held"]))
+    await until(lambda: engine.batches[-1:] == [["held"]])
     return task
 
 
 async def queued(batcher: Batcher, *requests: list[str]) -> list[asyncio.Task[torch.Tensor]]:
-    """Requests that wait in the queue, in this order."""
+    """Requests that wait in the queue, in this order, tokenized while the engine works."""
     tasks = []
     for texts in requests:
         waiting = batcher.queued_texts
-        tasks.append(asyncio.create_task(batcher.embed(texts)))
+        tasks.append(asyncio.create_task(embed(batcher, texts)))
         await until(lambda waiting=waiting, texts=texts: batcher.queued_texts == waiting + len(texts))  # type: ignore[misc]
+    await until(lambda: not batcher._arrived and not batcher._tokenizing)
     return tasks
 
 
 async def test_embeddings_come_in_the_order_of_the_texts(build: Build) -> None:
     batcher, _ = build()
     texts = [f"text {number}" for number in range(50)]
-    assert torch.equal(await batcher.embed(texts), embed_texts(texts))
+    assert torch.equal(await embed(batcher, texts), embed_texts(texts))
     assert batcher.texts_done == 50
 
 
@@ -83,11 +112,11 @@ def test_concurrent_requests_get_their_own_embeddings_and_batches_keep_the_budge
         texts = [f"{number}-{i}".ljust(dice.randint(4, 80), "x") for i in range(dice.randint(1, 12))]
         for _ in range(dice.randint(0, 5)):
             await asyncio.sleep(0)
-        assert torch.equal(await batcher.embed(texts), embed_texts(texts))
+        assert torch.equal(await embed(batcher, texts), embed_texts(texts))
 
     async def main() -> None:
         engine = Engine()
-        batcher = Batcher(engine, batch_tokens=batch_tokens, max_queue_tokens=10**9, threads=1)
+        batcher = build_batcher(engine, batch_tokens=batch_tokens, max_overtaken_s=dice.choice((0.0, 0.001, 1e9)))
         try:
             await asyncio.gather(*(request(batcher, number) for number in range(requests)))
         finally:
@@ -106,10 +135,10 @@ def test_whoever_is_cancelled_the_others_get_their_own_embeddings_and_nothing_is
 
     async def main() -> None:
         engine = Engine()
-        batcher = Batcher(engine, batch_tokens=BUDGET, max_queue_tokens=10**9, threads=1)
+        batcher = build_batcher(engine, batch_tokens=BUDGET, max_overtaken_s=dice.choice((0.0, 0.001, 1e9)))
         engine.hold()
         requests = [[f"{number}-{i}" for i in range(dice.randint(1, 12))] for number in range(20)]
-        tasks = [asyncio.create_task(batcher.embed(texts)) for texts in requests]
+        tasks = [asyncio.create_task(embed(batcher, texts)) for texts in requests]
         await asyncio.sleep(0)
         cancelled = set(dice.sample(range(20), dice.randint(0, 20)))
         for number in sorted(cancelled, key=lambda _: dice.random()):
@@ -126,14 +155,14 @@ def test_whoever_is_cancelled_the_others_get_their_own_embeddings_and_nothing_is
                 assert number in cancelled
                 assert isinstance(embedding, asyncio.CancelledError)
         await asyncio.to_thread(batcher.close)
-        assert (batcher.queued_texts, batcher._queued_tokens) == (0, 0)
+        assert (batcher.queued_texts, batcher.queued_tokens) == (0, 0)
 
     asyncio.run(main())
 
 
 async def test_a_lone_request_runs_at_once(build: Build) -> None:
     batcher, engine = build()
-    await batcher.embed(["alone"])
+    await embed(batcher, ["alone"])
     assert engine.batches == [["alone"]]
 
 
@@ -174,9 +203,9 @@ async def test_a_text_over_the_budget_runs_alone(build: Build) -> None:
 async def test_cancelled_work_is_never_seen_by_the_engine_and_makes_room(build: Build) -> None:
     batcher, engine = build(max_queue_tokens=40)
     first = await held(batcher, engine)
-    gone, stays = await queued(batcher, [text_of(10, "gone")] * 3, [text_of(10, "stays")])
+    gone, stays = await queued(batcher, [text_of(10, f"gone {i}") for i in range(3)], [text_of(10, "stays")])
     with pytest.raises(QueueFullError):
-        await batcher.embed(["one more"])
+        await embed(batcher, ["one more"])
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
@@ -190,7 +219,7 @@ async def test_cancelled_work_is_never_seen_by_the_engine_and_makes_room(build: 
 async def test_cancelling_half_way_drops_the_rest(build: Build) -> None:
     batcher, engine = build()
     engine.hold()
-    task = asyncio.create_task(batcher.embed([text_of(10, f"part {i}") for i in range(6)]))
+    task = asyncio.create_task(embed(batcher, [text_of(10, f"part {i}") for i in range(6)]))
     await until(lambda: len(engine.batches) == 1)
     assert batcher.queued_texts == 4
     task.cancel()
@@ -198,7 +227,7 @@ async def test_cancelling_half_way_drops_the_rest(build: Build) -> None:
         await task
     assert batcher.queued_texts == 0
     engine.let_through()
-    assert torch.equal(await batcher.embed(["next"]), embed_texts(["next"]))
+    assert torch.equal(await embed(batcher, ["next"]), embed_texts(["next"]))
     assert len(engine.texts) == 3
 
 
@@ -209,25 +238,26 @@ async def test_a_text_that_fails_takes_only_its_batch_with_it(build: Build, capl
     before, poisoned, after = await queued(
         batcher, [text_of(20, "before")], ["poison", *[text_of(20, f"rest {i}") for i in range(3)]], ["after"]
     )
-    engine.let_through()
+    engine.let_through(3)
     with caplog.at_level(logging.CRITICAL), pytest.raises(ValueError, match="indigestible"):
         await poisoned
+    engine.let_through()
     assert torch.equal(await before, embed_texts([text_of(20, "before")]))
     assert torch.equal(await after, embed_texts(["after"]))
     await first
-    # The rest of a request that has failed is not worth encoding.
-    assert not any(text.startswith("rest") for text in engine.texts)
+    # The rest of a request that has failed is not worth encoding, what the engine has taken meanwhile apart.
+    assert sum(text.startswith("rest") for text in engine.texts) <= 1
     batcher.check_alive()
-    assert torch.equal(await batcher.embed(["still alive"]), embed_texts(["still alive"]))
+    assert torch.equal(await embed(batcher, ["still alive"]), embed_texts(["still alive"]))
 
 
 async def test_the_queue_is_bounded_for_one_text_and_for_many(build: Build) -> None:
     batcher, engine = build(max_queue_tokens=30)
     first = await held(batcher, engine)
     [waiting] = await queued(batcher, [text_of(10, "a"), text_of(10, "b")])
-    for refused in ([text_of(11, "one")], [text_of(3, "many")] * 200):
+    for refused in ([text_of(11, "one")], [text_of(4, f"many {i}") for i in range(200)]):
         with pytest.raises(QueueFullError, match="20 tokens wait"):
-            await batcher.embed(refused)
+            await embed(batcher, refused)
     assert batcher.queued_texts == 2
     [fitting] = await queued(batcher, [text_of(10, "c")])
     engine.let_through()
@@ -239,7 +269,7 @@ async def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits(build
     first = await held(batcher, engine)
     [huge] = await queued(batcher, [text_of(20, str(number)) for number in range(10)])
     with pytest.raises(QueueFullError):
-        await batcher.embed(["one more"])
+        await embed(batcher, ["one more"])
     engine.let_through()
     await asyncio.gather(first, huge)
     assert batcher.queued_texts == 0
@@ -248,7 +278,7 @@ async def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits(build
 async def test_no_texts_are_refused_rather_than_waited_for(build: Build) -> None:
     batcher, _ = build()
     with pytest.raises(ValueError, match="at least one"):
-        await batcher.embed([])
+        await embed(batcher, [])
 
 
 async def test_close_lets_the_engine_finish_its_batch_and_fails_what_waits(build: Build) -> None:
@@ -265,7 +295,7 @@ async def test_close_lets_the_engine_finish_its_batch_and_fails_what_waits(build
     with pytest.raises(EngineDeadError):
         batcher.check_alive()
     with pytest.raises(EngineDeadError):
-        await batcher.embed(["too late"])
+        await embed(batcher, ["too late"])
     assert engine.texts == ["held"]
 
 
@@ -274,7 +304,7 @@ async def test_an_engine_that_dies_fails_everyone_who_waits_and_is_known_to_be_d
     batcher, engine = build()
     engine.failing["deadly"] = SystemExit()
     engine.hold()
-    deadly = asyncio.create_task(batcher.embed(["deadly"]))
+    deadly = asyncio.create_task(embed(batcher, ["deadly"]))
     await until(lambda: len(engine.batches) == 1)
     [waiting] = await queued(batcher, ["waiting"])
     batcher.check_alive()
@@ -285,9 +315,225 @@ async def test_an_engine_that_dies_fails_everyone_who_waits_and_is_known_to_be_d
     with pytest.raises(EngineDeadError):
         batcher.check_alive()
     with pytest.raises(EngineDeadError):
-        await batcher.embed(["too late"])
+        await embed(batcher, ["too late"])
 
 
 @given(st.text())
 def test_every_text_counts_for_at_least_its_special_tokens(text: str) -> None:
     assert 2 <= estimate_tokens(text) <= len(text) + 2
+
+
+class TimedEngine(Engine):
+    """An engine that takes a thousandth of a second for each token, by a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+
+    def embed(self, tokenized: Sequence[Tokens]) -> torch.Tensor:
+        embedding = super().embed(tokenized)
+        self.now_s += sum(tokens.num_tokens for tokens in tokenized) / 1000
+        return embedding
+
+
+async def closed(batcher: Batcher, engine: Engine) -> None:
+    engine.let_through()
+    await asyncio.to_thread(batcher.close)
+
+
+async def test_a_lone_text_is_tokenized_by_the_engine_s_own_thread(build: Build) -> None:
+    batcher, engine = build()
+    for number in range(20):
+        await embed(batcher, [f"text {number}"])
+    assert set(engine.tokenizing_threads) == {"engine"}
+
+
+async def test_what_gathers_is_tokenized_while_the_engine_works(build: Build) -> None:
+    batcher, engine = build()
+    first = await held(batcher, engine)
+    tasks = await queued(batcher, ["a", "b"], ["c"])
+    await until(lambda: sorted(engine.tokenized) == ["a", "b", "c", "held"])
+    assert engine.tokenizing_threads[1:] == ["tokenizer"] * len(engine.tokenizing_threads[1:])
+    assert engine.batches == [["held"]]
+    engine.let_through()
+    await asyncio.gather(first, *tasks)
+
+
+async def test_the_rest_of_a_large_request_is_tokenized_while_its_beginning_is_embedded(build: Build) -> None:
+    batcher, engine = build()
+    engine.hold()
+    texts = [text_of(10, str(number)) for number in range(20)]
+    task = asyncio.create_task(embed(batcher, texts))
+    await until(lambda: len(engine.tokenized) == 20)
+    assert [len(batch) for batch in engine.batches] == [2]
+    assert engine.tokenizing_threads[0] == "engine"
+    assert "tokenizer" in engine.tokenizing_threads
+    engine.let_through()
+    assert torch.equal(await task, embed_texts(texts))
+
+
+async def test_tokens_are_counted_once_a_text_is_tokenized(build: Build) -> None:
+    batcher, engine = build()
+    first = await held(batcher, engine)
+    assert batcher.queued_tokens == 0
+    texts = [text_of(4, f"{number} CJK") for number in range(3)]
+    [task] = await queued(batcher, texts)
+    # Estimated as 4 tokens each they would all fit one batch; there are 16 in each.
+    await until(lambda: batcher.queued_tokens == 48)
+    engine.let_through()
+    await asyncio.gather(first, task)
+    assert [len(batch) for batch in engine.batches] == [1, 1, 1, 1]
+    assert batcher.queued_tokens == 0
+
+
+async def test_short_texts_pass_long_ones_only_as_long_as_allowed() -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, max_overtaken_s=0.05, clock=lambda: engine.now_s)
+    first = await held(batcher, engine)
+    long = [text_of(18, f"long {number}") for number in range(4)]
+    tasks = await queued(batcher, long)
+    engine.now_s = 0.02
+    tasks += await queued(batcher, [text_of(3, f"{number}") for number in range(6)])
+    engine.let_through()
+    await asyncio.gather(first, *tasks)
+    # At 0.062 s the long ones are overdue, and go before the rest of the short ones.
+    assert sizes(engine)[1:] == [[18], [18], [18], [18], [3] * 6]
+    await closed(batcher, engine)
+
+
+async def test_a_slow_engine_takes_small_batches_and_a_fast_one_full_ones() -> None:
+    for max_batch_s, expected in ((0.08, 80), (0.5, 400), (0.001, 64)):
+        engine = TimedEngine()
+        batcher = build_batcher(engine, batch_tokens=400, max_batch_s=max_batch_s, clock=lambda e=engine: e.now_s)  # type: ignore[misc]
+        assert batcher.budget == 400
+        await embed(batcher, [text_of(10, "first")])
+        assert batcher.speed.tokens_per_s == pytest.approx(1000)
+        assert batcher.budget == expected
+        await embed(batcher, [text_of(10, f"{number}") for number in range(100)])
+        assert max(sum(batch) for batch in sizes(engine)) <= expected
+        await closed(batcher, engine)
+
+
+async def test_the_wait_is_bounded_by_the_speed_that_was_measured() -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, max_delay_s=0.05, clock=lambda: engine.now_s)
+    await embed(batcher, ["first"])
+    engine.hold()
+    in_work = asyncio.create_task(embed(batcher, ["in work"]))
+    await until(lambda: len(engine.batches) == 2)
+    # Nothing waits, so any request is let in; then 4.4 s of work wait.
+    [huge] = await queued(batcher, [text_of(20, f"{number}") for number in range(220)])
+    for texts in (["one"], [f"many {number}" for number in range(256)]):
+        with pytest.raises(QueueFullError, match=r"4400 tokens wait for the engine, 4\.4 s of work") as refused:
+            await embed(batcher, texts)
+        assert refused.value.retry_after_s == 5
+    engine.let_through()
+    await asyncio.gather(in_work, huge)
+    await embed(batcher, ["now"])
+    await closed(batcher, engine)
+
+
+async def test_a_warm_up_makes_the_speed_known_and_counts_as_nothing() -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, warm_up=True, clock=lambda: engine.now_s)
+    await until(lambda: batcher.speed.tokens_per_s is not None)
+    assert batcher.speed.tokens_per_s == pytest.approx(1000)
+    assert batcher.texts_done == 0
+    assert all(described["texts"] == 0 for described in batcher.latencies.describe().values())
+    assert torch.equal(await embed(batcher, ["first"]), embed_texts(["first"]))
+    await closed(batcher, engine)
+
+
+async def test_an_engine_that_cannot_warm_up_is_tried_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("deployments.batcher._WARM_UP_TEXT", "cannot be tokenized")
+    engine = Engine()
+    with caplog.at_level(logging.CRITICAL):
+        batcher = build_batcher(engine, warm_up=True)
+        assert torch.equal(await embed(batcher, ["first"]), embed_texts(["first"]))
+    await closed(batcher, engine)
+
+
+async def test_an_idle_engine_lingers_only_where_texts_come_close_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    engine = Engine()
+    batcher = build_batcher(engine, linger_s=30.0, clock=lambda: now_s)
+    async with asyncio.timeout(20):
+        for number in range(3):
+            now_s += 1000.0
+            await embed(batcher, [f"rare {number}"])
+    for _ in range(100):
+        now_s += 0.001
+        batcher._note_arrival(now_s)
+    linger, begun = batcher._linger, threading.Event()
+
+    def begin() -> None:
+        begun.set()
+        linger()
+
+    monkeypatch.setattr(batcher, "_linger", begin)
+    one = asyncio.create_task(embed(batcher, [text_of(10, "one")]))
+    await asyncio.to_thread(begun.wait, 10.0)
+    # It comes while the engine waits, and fills the batch.
+    two = asyncio.create_task(embed(batcher, [text_of(10, "two")]))
+    async with asyncio.timeout(20):
+        await asyncio.gather(one, two)
+    assert len(engine.batches[-1]) == 2
+    await closed(batcher, engine)
+
+
+async def test_texts_that_cannot_be_tokenized_fail_alone(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    batcher, engine = build()
+    with caplog.at_level(logging.CRITICAL):
+        with pytest.raises(ValueError, match="cannot be tokenized"):
+            await embed(batcher, ["cannot be tokenized"])
+        first = await held(batcher, engine)
+        with pytest.raises(ValueError, match="cannot be tokenized either"):
+            await embed(batcher, ["cannot be tokenized either"])
+    assert (batcher.queued_tokens, batcher.queued_texts) == (0, 0)
+    engine.let_through()
+    await first
+    assert torch.equal(await embed(batcher, ["still alive"]), embed_texts(["still alive"]))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("by", ["engine", "tokenizer"])
+async def test_a_thread_that_dies_while_it_tokenizes_fails_everyone_who_waits(build: Build, by: str) -> None:
+    batcher, engine = build()
+    tasks = [] if by == "engine" else [await held(batcher, engine)]
+    tasks.append(asyncio.create_task(embed(batcher, ["deadly to tokenize"])))
+    with pytest.raises(EngineDeadError):
+        await tasks[-1]
+    assert engine.tokenizing_threads[-1] == by
+    engine.let_through()
+    await until(lambda: batcher._ended)
+    with pytest.raises(EngineDeadError):
+        batcher.check_alive()
+    # What the engine has in work it still finishes.
+    assert [torch.equal(await task, embed_texts(["held"])) for task in tasks[:-1]] == [True] * len(tasks[:-1])
+
+
+async def test_waiting_and_total_time_are_told_by_length() -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, batch_tokens=10_000, max_overtaken_s=1.0, clock=lambda: engine.now_s)
+    await embed(batcher, [text_of(10, "short")])
+    await embed(batcher, [text_of(100, "medium")])
+    await embed(batcher, [text_of(300, "long")])
+    assert batcher.latencies.take_unreported() == [
+        ("short", pytest.approx(0.01)),
+        ("medium", pytest.approx(0.1)),
+        ("long", pytest.approx(0.3)),
+    ]
+    first = await held(batcher, engine)
+    [task] = await queued(batcher, [text_of(10, "waits")])
+    engine.now_s += 2.0
+    engine.let_through()
+    await asyncio.gather(first, task)
+    told = batcher.latencies.describe()["short"]
+    assert (told["texts"], told["wait_p99"], told["p99"]) == (
+        3,
+        pytest.approx(2003, abs=60),
+        pytest.approx(2013, abs=60),
+    )
+    await closed(batcher, engine)

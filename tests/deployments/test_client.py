@@ -142,6 +142,25 @@ def test_score_sends_only_what_was_asked_and_gives_typed_scores() -> None:
     assert result.degraded is False
 
 
+def test_dense_scores_come_as_an_array_with_their_provenance() -> None:
+    told = {"Epoch": "2", "Version": "7", "Age-S": "0.25", "Netuid": "3", "Block": "9", "N": "5", "Degraded": "true"}
+    headers = {f"X-Tidegate-{name}": value for name, value in (told | {"Shape": "2,3"}).items()}
+    content = np.arange(6, dtype="<f4").tobytes()
+    server = ScriptedServer([httpx.Response(200, headers=headers, content=content)])
+    result = server.client().score_dense(["why?", "how?"], uids=[4, 0, 2])
+    assert server.requests[0].headers["accept"] == "application/octet-stream"
+    assert server.body() == {"messages": ["why?", "how?"], "uids": [4, 0, 2]}
+    np.testing.assert_array_equal(result.scores, np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert result.scores.flags.writeable
+    assert (result.weights, result.metagraph, result.degraded) == (Weights(2, 7, 0.25), Metagraph(3, 9, 5), True)
+
+
+def test_dense_scores_from_another_server_are_told_from_a_gates() -> None:
+    for response in (answer({}), httpx.Response(200, headers={"X-Tidegate-Shape": "2"}, content=b"1")):
+        with pytest.raises(UnexpectedAnswerError, match="something else"):
+            ScriptedServer([response]).client().score_dense(["why?"])
+
+
 def test_select_sends_its_candidates_and_gives_typed_selections() -> None:
     server = ScriptedServer([answer({"selections": [SELECTION], **PROVENANCE})])
     result = server.client().select(("why?",), k=2, uids=range(5), explore=False, min_version=9)

@@ -161,7 +161,7 @@ async def test_min_version_waits_until_the_weights_are_there(service: LocalServi
         asyncio.create_task(service.post(path, {"messages": ["why?"], "min_version": wanted}))
         for path in ("/v1/score", "/v1/select")
     ]
-    await until(lambda: service.batcher.texts_done == 3)
+    await until(lambda: service.embeddings.hits == 2)
     stale = await service.post("/v1/score", {"messages": ["why?"]})
     assert stale.json()["weights"]["version"] == 0
     assert not any(call.done() for call in calls)
@@ -207,7 +207,8 @@ async def test_an_answer_comes_from_one_version_though_weights_swap_while_it_is_
     assert first is not None
     service.engine.hold()
     score = asyncio.create_task(service.post("/v1/score", {"messages": MESSAGES}))
-    select = asyncio.create_task(service.post("/v1/select", {"messages": MESSAGES, "k": N, "explore": False}))
+    others = [f"{message} again" for message in MESSAGES]
+    select = asyncio.create_task(service.post("/v1/select", {"messages": others, "k": N, "explore": False}))
     versions = [first]
     for step in range(1, 6):
         # A version for every batch that the engine works on; in each all scores move by a hundred.
@@ -217,8 +218,9 @@ async def test_an_answer_comes_from_one_version_though_weights_swap_while_it_is_
         await service.subscriber.poll_once()
         service.engine.let_through(1)
     service.engine.let_through()
-    embedding = np.stack([embed_text(message) for message in MESSAGES])
-    for answer, items in ((await score).json(), "scores"), ((await select).json(), "selections"):
+    for messages, call, items in (MESSAGES, score, "scores"), (others, select, "selections"):
+        answer = (await call).json()
+        embedding = np.stack([embed_text(message) for message in messages])
         snapshot = versions[answer["weights"]["version"]]
         expected = embedding @ snapshot.weight.T + snapshot.bias
         for item, row in zip(answer[items], expected, strict=True):
@@ -239,18 +241,18 @@ async def test_uids_that_the_network_lost_while_the_engine_worked_are_unknown(se
 
 
 async def test_overload_is_the_same_429_for_one_message_and_for_many(start: Start) -> None:
-    service = await start(serving=ServingArgs(max_queue_tokens=100))
+    service = await start(serving=ServingArgs(max_queue_tokens=100), batch_tokens=1000)
     service.engine.hold()
     held = asyncio.create_task(service.post("/v1/score", {"messages": ["x" * 40]}))
     await until(lambda: len(service.engine.batches) == 1)
     # Larger than the whole queue, but nothing waits: admitted.
-    huge = asyncio.create_task(service.post("/v1/score", {"messages": ["y" * 400] * 3}))
+    huge = asyncio.create_task(service.post("/v1/score", {"messages": ["a" * 400, "b" * 400, "c" * 400]}))
     await until(lambda: service.batcher.queued_texts == 3)
     before = service.everything()
     reward = {"reward_id": "mine", "message": "one", "uids": [1], "rewards": [0.5]}
     refused: list[httpx.Response] = [
         await service.post("/v1/score", {"messages": ["one"]}),
-        await service.post("/v1/score", {"messages": ["many"] * 256}),
+        await service.post("/v1/score", {"messages": [f"many {i}" for i in range(256)]}),
         await service.post("/v1/select", {"messages": ["one"]}),
         await service.post("/v1/rewards", {"rewards": [reward]}),
     ]
@@ -261,6 +263,56 @@ async def test_overload_is_the_same_429_for_one_message_and_for_many(start: Star
     service.engine.let_through()
     assert (await held).status_code == (await huge).status_code == 200
     assert (await service.post("/v1/score", {"messages": ["one"]})).status_code == 200
+
+
+async def test_overload_tells_when_a_request_would_be_let_in(start: Start) -> None:
+    service = await start(serving=ServingArgs(max_queue_delay_ms=1000.0), batch_tokens=1000)
+    service.engine.hold()
+    held = asyncio.create_task(service.post("/v1/score", {"messages": ["x" * 40]}))
+    await until(lambda: len(service.engine.batches) == 1)
+    service.batcher.speed.tokens_per_s = 10.0
+    waiting = asyncio.create_task(service.post("/v1/score", {"messages": ["y" * 40 * 4]}))
+    await until(lambda: service.batcher.queued_texts == 1)
+    # 42 tokens wait, 4.2 s of work, of which 1 s is allowed.
+    for messages in (["one"], [f"many {number}" for number in range(256)]):
+        response = await service.post("/v1/score", {"messages": messages})
+        assert "4.2 s of work; 1 s are allowed" in check_problem(response, 429, "overloaded")["detail"]
+        assert response.headers["retry-after"] == "4"
+    service.engine.let_through()
+    assert (await held).status_code == (await waiting).status_code == 200
+
+
+async def test_a_message_seen_before_is_answered_though_the_engine_is_overloaded(start: Start) -> None:
+    service = await start(serving=ServingArgs(max_queue_tokens=1))
+    first = (await service.post("/v1/score", {"messages": MESSAGES})).json()["scores"]
+    service.engine.hold()
+    held = asyncio.create_task(service.post("/v1/score", {"messages": ["held"]}))
+    await until(lambda: service.engine.batches[-1] == ["held"])
+    waiting = asyncio.create_task(service.post("/v1/score", {"messages": ["waits"]}))
+    await until(lambda: service.batcher.queued_texts == 1)
+    check_problem(await service.post("/v1/score", {"messages": ["new"]}), 429, "overloaded")
+    assert (await service.post("/v1/score", {"messages": MESSAGES})).json()["scores"] == first
+    assert len(await service.select(MESSAGES)) == len(MESSAGES)
+    service.engine.let_through()
+    await asyncio.gather(held, waiting)
+
+
+async def test_the_work_of_a_cancelled_request_is_dropped(start: Start) -> None:
+    service = await start(batch_tokens=64)
+    service.engine.hold()
+    held = asyncio.create_task(service.post("/v1/score", {"messages": ["held"]}))
+    await until(lambda: service.engine.batches == [["held"]])
+    gone = asyncio.create_task(service.post("/v1/select", {"messages": [f"gone {i}" for i in range(256)]}))
+    await until(lambda: service.batcher.queued_texts == 256)
+    # As Serve does when the client closes its connection.
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert (service.batcher.queued_texts, service.batcher.queued_tokens) == (0, 0)
+    service.engine.let_through()
+    await held
+    assert service.engine.texts == ["held"]
+    assert service.decisions.issued == 0
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -292,7 +344,8 @@ async def test_requests_in_flight_together_do_not_overfill_the_decisions(start: 
     service.engine.hold()
     held = asyncio.create_task(service.post("/v1/score", {"messages": ["why?"]}))
     await until(lambda: len(service.engine.batches) == 1)
-    calls = [asyncio.create_task(service.post("/v1/select", {"messages": ["why?"] * 200})) for _ in range(3)]
+    bodies = [{"messages": [f"{call}-{i}" for i in range(200)]} for call in range(3)]
+    calls = [asyncio.create_task(service.post("/v1/select", body)) for body in bodies]
     await until(lambda: service.batcher.queued_texts == 600)
     service.engine.let_through()
     await held

@@ -42,6 +42,10 @@ async def test_state_is_a_200_while_the_learner_is_away(service: LocalService) -
     assert state["metagraph"] == {"netuid": 7, "block": 100, "n": N}
     [replica] = state["replicas"]
     assert (replica["id"], replica["buffered_decisions"], replica["texts"]) == ("replica-a", 1, 1)
+    assert (replica["queued_tokens"], replica["tokens_per_s"] > 0) == (0, True)
+    assert replica["embedding_cache"] | {"bytes": 0} == {"hits": 0, "misses": 1, "shared": 0, "entries": 1, "bytes": 0}
+    assert replica["latency_ms"].keys() == {"short", "medium", "long"}
+    assert replica["latency_ms"]["short"].keys() == {"texts", "wait_p50", "wait_p99", "p50", "p99"}
     assert state["weights"] == {"epoch": 1, "version": 0, "age_s": 42.5}
     assert state["degraded"] is True
 

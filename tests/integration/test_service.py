@@ -106,7 +106,7 @@ def test_the_work_of_a_client_that_went_away_is_dropped(service: Service) -> Non
         return all(replica["last_poll_s"] < since_s and replica["queued_texts"] == 0 for replica in replicas)
 
     encoded = texts()
-    long = ["tide gate moon salt harbour why compute " * 60] * 200
+    long = [f"{number} " + "tide gate moon salt harbour why compute " * 60 for number in range(200)]
     with pytest.raises(httpx.ReadTimeout):
         service.http.post("/v1/score", json={"messages": long}, timeout=2.0)
     gone_s = time.monotonic()

@@ -1,0 +1,85 @@
+"""Whether a request may join the queue: by how long it would wait, at the speed that was measured."""
+
+from __future__ import annotations
+
+import math
+
+_NEWEST = 0.2
+"""How much the newest batch counts in the speed."""
+_TELLING = 0.25
+"""A batch tells the speed under load if it fills this much of the budget: below that, what a pass costs before its
+first token counts for too much."""
+
+
+class QueueFullError(Exception):
+    """The request would wait for too long, or the queue has no room for it.
+
+    Args:
+        text: why.
+        retry_after_s: when it would be let in, if nothing else comes.
+    """
+
+    def __init__(self, text: str, retry_after_s: int) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class Speed:
+    """Tokens per second that the engine does under load, as an exponentially weighted mean over batches.
+
+    Idle time and the small batches of a quiet service leave it as it is.
+
+    Attributes:
+        tokens_per_s: None before the first batch.
+    """
+
+    def __init__(self) -> None:
+        self.tokens_per_s: float | None = None
+
+    def note(self, tokens: int, seconds: float, *, budget: int) -> None:
+        """Learn from a batch.
+
+        Args:
+            tokens: of its texts.
+            seconds: how long the engine took.
+            budget: tokens that it could have had.
+        """
+        measured = tokens / max(seconds, 1e-6)
+        if self.tokens_per_s is None:
+            self.tokens_per_s = measured
+        elif tokens >= _TELLING * budget:
+            self.tokens_per_s += _NEWEST * (measured - self.tokens_per_s)
+
+
+class Admission:
+    """Bounds what waits, in time and in tokens.
+
+    Args:
+        max_delay_s: requests that would wait for longer are refused.
+        max_tokens: so are those that would make more than this wait, which bounds memory.
+    """
+
+    def __init__(self, *, max_delay_s: float, max_tokens: int) -> None:
+        self._max_delay_s = max_delay_s
+        self._max_tokens = max_tokens
+
+    def check(self, queued: int, wanted: int, tokens_per_s: float | None) -> None:
+        """Let a request in, whatever its size if nothing waits.
+
+        Args:
+            queued: tokens that wait.
+            wanted: tokens of the request. Its wait does not depend on them.
+            tokens_per_s: the engine's speed, None if not known yet.
+
+        Raises:
+            QueueFullError: it is not let in.
+        """
+        too_slow = 0.0 if tokens_per_s is None else queued - self._max_delay_s * tokens_per_s
+        too_many = queued - max(self._max_tokens - wanted, 0)
+        if too_slow <= 0 and too_many <= 0:
+            return
+        reason = f" and {wanted} more do not fit into {self._max_tokens}"
+        if tokens_per_s is not None and too_slow > 0:
+            reason = f", {queued / tokens_per_s:.1f} s of work; {self._max_delay_s:g} s are allowed"
+        retry_after_s = 1 if tokens_per_s is None else math.ceil(max(too_slow, too_many) / tokens_per_s)
+        raise QueueFullError(f"{queued} tokens wait for the engine{reason}", max(retry_after_s, 1))
