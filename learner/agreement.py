@@ -97,6 +97,15 @@ class Agreement:
         score, variance = self._sums[:, 7] * counts, self._sums[:, 8] * counts
         return _score(score.sum() - score, np.maximum(variance.sum() - variance, 0.0))
 
+    def log_likelihood_ratios(self, counts: Bool[np.ndarray, " author"]) -> Float[np.ndarray, " author"]:
+        """See the module's docstring; 0 without evidence, or where the others do not agree with what was expected."""
+        events = self._sums[:, 0]
+        counted = events * counts
+        others = np.maximum(counted.sum() - counted, 1.0)
+        # Chance alone makes a score of one.
+        rate = np.clip((self.scores_of_others(counts) - 1.0) / np.sqrt(others), 0.0, 1.0)
+        return 2.0 * rate * self.scores() * np.sqrt(events)
+
     def correlations(self) -> Float[np.ndarray, " author"]:
         """Of what was expected and what was reported, by author; NaN where either was always the same."""
         _, n, x, y, xx, xy, yy, _, _ = self._sums.T

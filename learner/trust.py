@@ -276,10 +276,8 @@ class Trust:
         return granted
 
     def _doubt(self) -> Float[np.ndarray, " author"]:
-        """1, falling to 0 as an author's reports contradict from one to `quarantine_at` standard deviations."""
-        at = self.config.quarantine_at
-        doubt = np.clip((at + self._memory.agreement.scores()) / (at - 1.0), 0.0, 1.0)
-        return np.where(self._is_consensus_sound(), doubt, 1.0)
+        """What is left of each author's weight: how much likelier it agrees as the others do than contradicts so."""
+        return np.exp(np.minimum(self._memory.agreement.log_likelihood_ratios(self._is_counting()), 0.0))
 
     def _is_consensus_sound(self) -> Bool[np.ndarray, " author"]:
         """Whether the others agree with what is expected: else to contradict it means nothing."""
