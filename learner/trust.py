@@ -228,7 +228,7 @@ class Trust:
         # An author that is new has the number behind the last one.
         numbers = np.array([len(self._memory.reported) if number is None else number for number in known])
         is_held = np.array([event.outcome is Outcome.QUARANTINED for event in events])[flat.event]
-        weight = self._granted(flat, known, ~is_held)
+        weight = np.ones(len(flat.uid)) if self._is_few() else self._granted(flat, known, ~is_held)
         weight *= np.append(self._doubt(), 1.0)[numbers][flat.author]
         reports = flat.reports(expected, numbers)
         weight *= self._memory.agreement.clipped(reports, self._is_counting(), self.config.clip)
@@ -290,6 +290,10 @@ class Trust:
             if author in self._memory.numbers and self._is_held(author, True):
                 counting[self._memory.numbers[author]] = False
         return counting
+
+    def _is_few(self) -> bool:
+        """Whether too few are left whose word counts to bound anyone's share: of two, neither could get ahead."""
+        return int((self._is_active() & self._is_counting()).sum()) < self.config.min_authors
 
     def _is_active(self) -> Bool[np.ndarray, " author"]:
         return self._memory.reported >= self.config.active_rewards
