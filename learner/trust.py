@@ -2,9 +2,10 @@
 
 Three guards, all of them off while fewer than `min_authors` authors are active, for one author is the normal case:
 an author's share of what counts is bounded, for each uid and in all (`shares`); a reward far from what was expected
-(`consensus`) counts less; and an author whose reports contradict what was expected, again and again, while those of
-the others agree with it (`agreement`), counts less and less until its rewards are held. They are looked at all the
-same, and an author that agrees again is released by itself.
+(`consensus`) counts less; and an author whose reports contradict what was expected while those of the others agree
+with it (`agreement`) counts less as soon as that is likelier than not, for to weigh less costs little and is undone by
+itself; once it is beyond chance its rewards are held. They are looked at all the same, and an author that agrees
+again is released by itself.
 
 Weights are made here and fixed in the log; learning reads them there. `judge` reads this memory only and `observe`
 is given what has been logged, so a commit that failed has left no trace. No clock, no I/O.
@@ -276,7 +277,7 @@ class Trust:
         return granted
 
     def _doubt(self) -> Float[np.ndarray, " author"]:
-        """What is left of each author's weight: how much likelier it agrees as the others do than contradicts so."""
+        """1, and less for an author that contradicts: how likely that is of one who agrees as the others do."""
         return np.exp(np.minimum(self._memory.agreement.log_likelihood_ratios(self._is_counting()), 0.0))
 
     def _is_consensus_sound(self) -> Bool[np.ndarray, " author"]:
@@ -292,7 +293,7 @@ class Trust:
         return counting
 
     def _is_few(self) -> bool:
-        """Whether too few are left whose word counts to bound anyone's share: of two, neither could get ahead."""
+        """Whether too few are left, with others held, to bound anyone's share: of two, neither could go first."""
         return int((self._is_active() & self._is_counting()).sum()) < self.config.min_authors
 
     def _is_active(self) -> Bool[np.ndarray, " author"]:
