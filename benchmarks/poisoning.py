@@ -173,9 +173,7 @@ Clean = dict[tuple[int, int], dict[str, Any]]
 """The figures without liars, by seed and number of authors: the same whatever the attack."""
 
 
-def measure(
-    stream: Stream, rule: str, attack: Attack, k: int, seed: int, clean: Clean | None = None
-) -> dict[str, Any]:
+def measure(stream: Stream, rule: str, attack: Attack, k: int, seed: int, clean: Clean | None = None) -> dict[str, Any]:
     """One stream, clean and attacked, each with trust off and on. What is in `clean` is not played again."""
     config: RuleConfig = TypeAdapter(RuleConfig).validate_python({"name": rule})
     author = np.random.default_rng([seed, 2]).integers(attack.authors, size=stream.steps)

@@ -77,18 +77,17 @@ def test_a_liar_whose_reports_are_noisy_counts_for_little_long_before_it_can_be_
     world = World(seed=seed)
     world.play(40, liar=noisy_liar, **{f"author-{number}": noisy for number in range(19)})
     lies = [event for event in world.rewards("liar") if event.outcome is Outcome.LEARNED]
-    assert sum(np.mean(counts(event)) for event in lies) < 15
-    assert np.mean([weight for event in lies[15:] for weight in counts(event)]) < 0.3
+    assert sum(np.mean(counts(event)) for event in lies) < 11
+    assert np.mean([weight for event in lies[15:] for weight in counts(event)]) < 0.05
 
 
-@settings(deadline=None, max_examples=5)
-@given(seed=st.integers(0, 999))
+@pytest.mark.parametrize("seed", range(3))
 def test_honest_authors_lose_next_to_nothing_beside_a_liar_however_noisy_they_are(seed):
     world = World(seed=seed)
     world.play(40, liar=liar, **{f"author-{number}": noisy for number in range(11)})
     assert {author for author, _ in world.said()} <= {"liar"}
     honest_ones = [event for event in world.log if isinstance(event, RewardEvent) and event.author != "liar"]
-    assert np.mean([weight for event in honest_ones for weight in counts(event)]) > 0.95
+    assert np.mean([weight for event in honest_ones for weight in counts(event)]) > 0.985
 
 
 @pytest.mark.parametrize("seed", range(5))
