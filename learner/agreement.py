@@ -114,7 +114,8 @@ class Agreement:
         others = np.maximum(counted.sum() - counted, 1.0)
         # Chance alone makes a score of about one.
         rate = np.clip((self.scores_of_others(counts) - 1.0) / np.sqrt(others), 0.0, 1.0)
-        return 2.0 * rate * self.scores() * np.sqrt(events)
+        ratios: Float[np.ndarray, " author"] = 2.0 * rate * self.scores() * np.sqrt(events)
+        return ratios
 
     def correlations(self) -> Float[np.ndarray, " author"]:
         """Of what was expected and what was reported, by author; NaN where either was always the same."""

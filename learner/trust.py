@@ -278,7 +278,9 @@ class Trust:
 
     def _doubt(self) -> Float[np.ndarray, " author"]:
         """1, and less for an author that contradicts: how likely that is of one who agrees as the others do."""
-        return np.exp(np.minimum(self._memory.agreement.log_likelihood_ratios(self._is_counting()), 0.0))
+        ratios = self._memory.agreement.log_likelihood_ratios(self._is_counting())
+        doubt: Float[np.ndarray, " author"] = np.exp(np.minimum(ratios, 0.0))
+        return doubt
 
     def _is_consensus_sound(self) -> Bool[np.ndarray, " author"]:
         """Whether the others agree with what is expected: else to contradict it means nothing."""
