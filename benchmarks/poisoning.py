@@ -161,29 +161,38 @@ def runs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for set_name in args.sets:
         played = load_set(set_name, args.llmrouter)
         for rule in args.rules:
+            clean: Clean = {}
             for name in args.attacks:
                 for seed in args.seeds:
                     stream = stationary(played.embedding, played.rewards, np.random.default_rng(seed))
                     of = {"set": set_name, "rule": rule, "attack": name, "seed": seed}
-                    yield {**of, **measure(stream, rule, ATTACKS[name], args.k, seed)}
+                    yield {**of, **measure(stream, rule, ATTACKS[name], args.k, seed, clean)}
 
 
-def measure(stream: Stream, rule: str, attack: Attack, k: int, seed: int) -> dict[str, Any]:
-    """One stream, clean and attacked, each with trust off and on."""
+Clean = dict[tuple[int, int], dict[str, Any]]
+"""The figures without liars, by seed and number of authors: the same whatever the attack."""
+
+
+def measure(stream: Stream, rule: str, attack: Attack, k: int, seed: int, clean: Clean | None = None) -> dict[str, Any]:
+    """One stream, clean and attacked, each with trust off and on. What is in `clean` is not played again."""
     config: RuleConfig = TypeAdapter(RuleConfig).validate_python({"name": rule})
     author = np.random.default_rng([seed, 2]).integers(attack.authors, size=stream.steps)
-    figures: dict[str, Any] = {}
-    for world, attacked in (("clean", None), ("poisoned", attack)):
+
+    def played(world: str, attacked: Attack | None) -> dict[str, Any]:
         told = reports(stream, author, attacked)
+        figures: dict[str, Any] = {}
         for guard in (False, True):
             agent = GuardedAgent(config, TrustConfig(enabled=guard), stream.uids, stream.embedding.shape[1], seed)
             figures[f"{world}{'_guarded' if guard else ''}"] = play(stream, author, told, agent, k)
-            if guard:
-                liars = {f"author-{number}" for number in range(attack.liars if attacked else 0)}
-                wrong = sorted(set(agent.quarantined) - liars)
-                figures[f"{world}_honest_quarantined"] = wrong
-                figures[f"{world}_found_after"] = {a: s for a, s in agent.quarantined.items() if a in liars}
-    return figures
+        liars = {f"author-{number}" for number in range(attacked.liars if attacked else 0)}
+        figures[f"{world}_honest_quarantined"] = sorted(set(agent.quarantined) - liars)
+        figures[f"{world}_found_after"] = {a: s for a, s in agent.quarantined.items() if a in liars}
+        return figures
+
+    known = {} if clean is None else clean
+    if (seed, attack.authors) not in known:
+        known[seed, attack.authors] = played("clean", None)
+    return {**known[seed, attack.authors], **played("poisoned", attack)}
 
 
 def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,13 @@ The agreement's *score* is sum c / sqrt(sum c^2), about normal with deviation 1 
 nothing to do with what was expected (a self-normalised sum, whose tails are no heavier: de la Pena, Lai and Shao
 2009), near +sqrt(events) for one who agrees in all of them, near -sqrt(events) for one who reports the contrary.
 Taking an event as one contribution allows for a prompt that is hard for all of its uids.
+
+Long before an author contradicts beyond chance, it can be said to be unlike the others. If an honest author's c has
+mean d and deviation 1, and a liar's mean -d, the *log-likelihood ratio* of the two is 2 d sum c, which is about
+2 r score sqrt(events), with r = score of the others / sqrt(events of the others) in place of d (a little less than d,
+and so the safe side). An honest author's rises by 2 r^2 an event, a liar's falls by as much, and that of rewards by
+chance goes nowhere. It ever falls below -A for an honest author with a probability of about e^-A at most, however
+often one looks (Ville 1939; Wald 1945), and is 0 where the others do not agree themselves.
 """
 
 from __future__ import annotations
@@ -96,6 +103,19 @@ class Agreement:
         """For each author the score of the others together, of those that count: whether there is a consensus."""
         score, variance = self._sums[:, 7] * counts, self._sums[:, 8] * counts
         return _score(score.sum() - score, np.maximum(variance.sum() - variance, 0.0))
+
+    def log_likelihood_ratios(self, counts: Bool[np.ndarray, " author"]) -> Float[np.ndarray, " author"]:
+        """For each author how much likelier it agrees as the others do, of those that count, than contradicts as much.
+
+        See the module's docstring; 0 without evidence, or where the others do not agree with what was expected.
+        """
+        events = self._sums[:, 0]
+        counted = events * counts
+        others = np.maximum(counted.sum() - counted, 1.0)
+        # Chance alone makes a score of about one.
+        rate = np.clip((self.scores_of_others(counts) - 1.0) / np.sqrt(others), 0.0, 1.0)
+        ratios: Float[np.ndarray, " author"] = 2.0 * rate * self.scores() * np.sqrt(events)
+        return ratios
 
     def correlations(self) -> Float[np.ndarray, " author"]:
         """Of what was expected and what was reported, by author; NaN where either was always the same."""

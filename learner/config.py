@@ -196,7 +196,8 @@ class TrustConfig(StrictModel):
     active_rewards: float = Field(20.0, ge=1, le=1e6)
     """An author with at least so many recent rewards is active."""
     max_row_share: float = Field(0.5, ge=0.34, lt=1)
-    """One author's share of what has counted recently for a uid, at most."""
+    """One author's share of what has counted recently for a uid, at most; this and `max_stream_share` hold while at
+    least `min_authors` active authors are not held."""
     max_stream_share: float = Field(0.9, ge=0.34, lt=1)
     """One author's share of all that has counted recently, at most."""
     free_rewards: float = Field(50.0, ge=1, le=1e6)
@@ -210,7 +211,8 @@ class TrustConfig(StrictModel):
     """No author is quarantined on fewer reports."""
     quarantine_at: float = Field(3.0, ge=2, le=20)
     """An author is quarantined once its reports contradict what was expected by so many standard deviations, while
-    those of the others agree by as many. From one on, its reports count less and less."""
+    those of the others agree by as many. Its reports count less from the first on that makes it likelier to contradict
+    than to agree as the others do."""
     release_at: float = Field(2.0, ge=0, le=20)
     """A quarantined author is released once its reports agree again by so many standard deviations."""
 

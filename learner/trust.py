@@ -2,9 +2,10 @@
 
 Three guards, all of them off while fewer than `min_authors` authors are active, for one author is the normal case:
 an author's share of what counts is bounded, for each uid and in all (`shares`); a reward far from what was expected
-(`consensus`) counts less; and an author whose reports contradict what was expected, again and again, while those of
-the others agree with it (`agreement`), counts less and less until its rewards are held. They are looked at all the
-same, and an author that agrees again is released by itself.
+(`consensus`) counts less; and an author whose reports contradict what was expected while those of the others agree
+with it (`agreement`) counts less as soon as that is likelier than not, for to weigh less costs little and is undone by
+itself; once it is beyond chance its rewards are held. They are looked at all the same, and an author that agrees
+again is released by itself.
 
 Weights are made here and fixed in the log; learning reads them there. `judge` reads this memory only and `observe`
 is given what has been logged, so a commit that failed has left no trace. No clock, no I/O.
@@ -228,7 +229,7 @@ class Trust:
         # An author that is new has the number behind the last one.
         numbers = np.array([len(self._memory.reported) if number is None else number for number in known])
         is_held = np.array([event.outcome is Outcome.QUARANTINED for event in events])[flat.event]
-        weight = self._granted(flat, known, ~is_held)
+        weight = np.ones(len(flat.uid)) if self._is_few() else self._granted(flat, known, ~is_held)
         weight *= np.append(self._doubt(), 1.0)[numbers][flat.author]
         reports = flat.reports(expected, numbers)
         weight *= self._memory.agreement.clipped(reports, self._is_counting(), self.config.clip)
@@ -276,10 +277,10 @@ class Trust:
         return granted
 
     def _doubt(self) -> Float[np.ndarray, " author"]:
-        """1, falling to 0 as an author's reports contradict from one to `quarantine_at` standard deviations."""
-        at = self.config.quarantine_at
-        doubt = np.clip((at + self._memory.agreement.scores()) / (at - 1.0), 0.0, 1.0)
-        return np.where(self._is_consensus_sound(), doubt, 1.0)
+        """1, and less for an author that contradicts: how likely that is of one who agrees as the others do."""
+        ratios = self._memory.agreement.log_likelihood_ratios(self._is_counting())
+        doubt: Float[np.ndarray, " author"] = np.exp(np.minimum(ratios, 0.0))
+        return doubt
 
     def _is_consensus_sound(self) -> Bool[np.ndarray, " author"]:
         """Whether the others agree with what is expected: else to contradict it means nothing."""
@@ -292,6 +293,10 @@ class Trust:
             if author in self._memory.numbers and self._is_held(author, True):
                 counting[self._memory.numbers[author]] = False
         return counting
+
+    def _is_few(self) -> bool:
+        """Whether too few are left, with others held, to bound anyone's share: of two, neither could go first."""
+        return int((self._is_active() & self._is_counting()).sum()) < self.config.min_authors
 
     def _is_active(self) -> Bool[np.ndarray, " author"]:
         return self._memory.reported >= self.config.active_rewards

@@ -28,6 +28,15 @@ def test_a_liar_of_three_is_found_nobody_else_is_and_less_is_lost(rule):
     assert left < 0.7 * lost
 
 
+def test_what_was_played_without_liars_is_not_played_again_for_the_next_attack():
+    stream, clean = small_stream(steps=80), {}
+    figures = measure(stream, "adagrad", Attack(3, 1), 2, 0, clean)
+    assert measure(stream, "adagrad", Attack(3, 1), 2, 0) == figures
+    clean[0, 3] = {**clean[0, 3], "clean": 5.0}
+    assert measure(stream, "adagrad", Attack(3, 1), 2, 0, clean) == {**figures, "clean": 5.0}
+    assert measure(stream, "adagrad", Attack(4, 1), 2, 0, clean)["clean"] != 5.0
+
+
 def test_the_summary_says_what_part_of_the_loss_is_left():
     one = {"set": "s", "rule": "r", "attack": "a", "clean": 0.8, "clean_guarded": 0.8}
     results = [{**one, "poisoned": 0.6, "poisoned_guarded": 0.75}, {**one, "poisoned": 0.4, "poisoned_guarded": 0.75}]

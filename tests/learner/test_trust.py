@@ -11,7 +11,7 @@ from learner.config import TrustConfig
 from learner.events import Action, OperatorEvent, Outcome, ResyncEvent, RewardEvent, Standing
 from learner.trust import TRUST
 
-from .trust_world import DIM, VIEW, World, harsh, honest, lenient, liar, noisy
+from .trust_world import DIM, VIEW, World, chance, harsh, honest, lenient, liar, noisy, noisy_liar
 
 
 def say(author: str, standing: Standing) -> OperatorEvent:
@@ -70,6 +70,41 @@ def test_a_liar_counts_less_before_it_is_held():
     world.play(100, a=honest, b=honest, c=liar)
     before = [event for event in world.rewards("c") if event.outcome is Outcome.LEARNED]
     assert min(min(counts(event)) for event in before[-5:]) < 0.7
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_liar_whose_reports_are_noisy_counts_for_little_long_before_it_can_be_quarantined(seed):
+    world = World(seed=seed)
+    world.play(40, liar=noisy_liar, **{f"author-{number}": noisy for number in range(19)})
+    lies = [event for event in world.rewards("liar") if event.outcome is Outcome.LEARNED]
+    assert sum(np.mean(counts(event)) for event in lies) < 11
+    assert np.mean([weight for event in lies[15:] for weight in counts(event)]) < 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_honest_authors_lose_next_to_nothing_beside_a_liar_however_noisy_they_are(seed):
+    world = World(seed=seed)
+    world.play(40, liar=liar, **{f"author-{number}": noisy for number in range(11)})
+    assert {author for author, _ in world.said()} <= {"liar"}
+    honest_ones = [event for event in world.log if isinstance(event, RewardEvent) and event.author != "liar"]
+    assert np.mean([weight for event in honest_ones for weight in counts(event)]) > 0.985
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_all_rewards_are_chance_nobody_is_doubted(seed):
+    world = World(seed=seed)
+    world.play(100, **{f"author-{number}": chance for number in range(10)})
+    weights = [weight for event in world.log if isinstance(event, RewardEvent) for weight in counts(event)]
+    assert np.mean(weights) > 0.95
+
+
+def test_the_two_who_are_left_when_the_third_is_held_do_not_throttle_each_other():
+    world = World(TrustConfig(free_rewards=5))
+    world.play(100, a=honest, b=honest, c=liar)
+    assert world.quarantined() == ["c"]
+    for _ in range(20):
+        judged = world.commit(*(world.event("a", honest, [2]) for _ in range(5)), world.event("b", honest, [2]))
+        assert all(event.weights == () for event in judged)
 
 
 def test_a_liar_that_turns_honest_is_released_by_itself():

@@ -40,6 +40,14 @@ def noisy(true: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(true + rng.normal(0.0, 0.4, true.shape), 0.0, 1.0)
 
 
+def noisy_liar(true: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return 1.0 - noisy(true, rng)
+
+
+def chance(true: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rng.random(true.shape)
+
+
 @dataclass
 class World:
     """Reward trust, and the log that it would be given."""
