@@ -134,3 +134,11 @@ def test_attention_is_chosen_by_device_and_precision():
     cpu = torch.device("cpu")
     assert choose_attention(cpu, torch.bfloat16) is attend_by_matmul
     assert choose_attention(cpu, torch.float32) is attend_by_sdpa
+
+
+def test_without_onednns_operators_bf16_gives_the_same_to_rounding(networks, monkeypatch):
+    network, chunks = networks["bert", torch.bfloat16], make_chunks([5, 64, 20])
+    fast = PackedBert(network).embed(chunks, max_tokens=100)
+    monkeypatch.setattr("gating.packed_bert._has_onednn_bf16", lambda: False)
+    plain = PackedBert(network).embed(chunks, max_tokens=100)
+    assert torch.nn.functional.cosine_similarity(fast, plain).min() > 0.9995
