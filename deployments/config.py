@@ -30,7 +30,7 @@ class EncoderArgs(StrictModel):
 class ServingArgs(StrictModel):
     """Limits and patience of the HTTP service."""
 
-    max_queue_delay_ms: float = Field(5000.0, gt=0, le=600_000)
+    max_queue_delay_ms: float = Field(30_000.0, gt=0, le=600_000)
     """Requests that would wait for the engine for longer, at the speed that it shows, are answered 429."""
     max_queue_tokens: int = Field(262_144, ge=1)
     """Tokens that may wait for the engine whatever its speed: a bound on memory, some 40 bytes a token."""

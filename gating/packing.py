@@ -39,3 +39,29 @@ def plan_batches(lengths: Sequence[int], *, max_tokens: int, max_padding: int | 
         batches[-1].append(index)
         tokens += length
     return batches
+
+
+def plan_packs(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Group sequences of like length into packs, which hold no padding, of bounded size.
+
+    Args:
+        lengths: tokens of each sequence.
+        max_tokens: bound on the tokens of a pack. A sequence longer than that goes alone.
+
+    Returns:
+        Packs of indices into `lengths`, shortest first; every index is in exactly one.
+
+    Raises:
+        ValueError: `max_tokens` is below 1.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens is {max_tokens}; give at least 1")
+    packs: list[list[int]] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not packs or tokens + lengths[index] > max_tokens:
+            packs.append([])
+            tokens = 0
+        packs[-1].append(index)
+        tokens += lengths[index]
+    return packs

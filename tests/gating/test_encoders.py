@@ -87,6 +87,7 @@ def test_padding_shares_a_pass_without_leaking(source):
     model = load_pretrained(str(folder), dtype=torch.float32)
     encoder = type(build_encoder(kind, str(folder), device="cpu"))(model=model, batch_tokens=10_000)
     encoder._max_padding = None
+    encoder._packed = None
     passes = []
     model.network.register_forward_pre_hook(
         lambda _, args, kwargs: passes.append(kwargs["attention_mask"].float().mean()), with_kwargs=True
@@ -100,8 +101,8 @@ def test_padding_shares_a_pass_without_leaking(source):
 
 def test_no_pass_exceeds_the_token_budget(encoder):
     sizes = []
-    hook = encoder.network.register_forward_pre_hook(
-        lambda _, args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    hook = encoder.network.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: sizes.append(args[0].numel())
     )
     encoder.encode(TEXTS * 3)
     hook.remove()

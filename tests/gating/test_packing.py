@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gating import plan_batches
+from gating.packing import plan_packs
 
 lengths_of_texts = st.lists(st.integers(0, 300), max_size=80)
 budgets = st.integers(1, 2000)
@@ -62,3 +63,20 @@ def test_bad_bounds_are_refused():
         plan_batches([1], max_tokens=1, max_padding=-1)
     with pytest.raises(ValueError, match="a length is -3"):
         plan_batches([1, -3], max_tokens=1)
+
+
+@given(lengths_of_texts, budgets)
+def test_packs_are_full_in_order_of_length_and_hold_every_sequence_once(lengths, max_tokens):
+    packs = plan_packs(lengths, max_tokens=max_tokens)
+    in_order = [index for pack in packs for index in pack]
+    assert sorted(in_order) == list(range(len(lengths)))
+    assert [lengths[index] for index in in_order] == sorted(lengths)
+    sizes = [sum(lengths[index] for index in pack) for pack in packs]
+    assert all(size <= max_tokens or len(pack) == 1 for size, pack in zip(sizes, packs, strict=True))
+    for size, following in zip(sizes, packs[1:], strict=False):
+        assert size + lengths[following[0]] > max_tokens
+
+
+def test_a_pack_needs_room():
+    with pytest.raises(ValueError, match="max_tokens is 0"):
+        plan_packs([1], max_tokens=0)
