@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,6 +59,19 @@ def _packed(precision: str, _: int, attention: Attention | None = None) -> Encod
 
 def _packed_sdpa(precision: str, threads: int) -> Encode:
     return _packed(precision, threads, attend_by_sdpa)
+
+
+def _packed_side_by_side(precision: str, threads: int) -> Encode:
+    """A pass of its own on each core, as the service computes them."""
+    encode = _packed(precision, threads)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def encode_in_parts(texts: Sequence[str]) -> Tensor:
+        parts = [part for first in range(threads) if (part := list(range(first, len(texts), threads)))]
+        encoded = torch.cat(list(pool.map(lambda part: encode([texts[index] for index in part]), parts)))
+        return encoded[torch.argsort(torch.tensor([index for part in parts for index in part]))]
+
+    return encode_in_parts
 
 
 def _transformers(precision: str, _: int) -> Encode:
@@ -149,6 +163,7 @@ ENGINES: dict[str, Callable[[str, int], Encode]] = {
     "sentence-transformers bf16": _sentence_transformers,
     "transformers padded bf16": _transformers,
     "torch.compile padded bf16": _compiled,
+    "packed, a pass a core, bf16": _packed_side_by_side,
     "packed bf16": _packed,
     "packed with SDPA bf16": _packed_sdpa,
     "openvino padded bf16": _openvino,

@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from deployments.config import EncoderArgs
+from deployments.config import ServeArgs
+from deployments.engine import engine_threads
 from tests.integration.service import Service
 
 from .engine_alone import EngineAlone, gemm_gflops
@@ -73,7 +74,7 @@ class Bench:
 
     def __init__(self, service: Service, engine: EngineAlone, seconds: float) -> None:
         self.service, self.engine, self.seconds = service, engine, seconds
-        self.threads = service.arguments()["encoder"].get("threads", EncoderArgs().threads)
+        self.threads = engine_threads(ServeArgs.model_validate(service.arguments()), torch.device("cpu"))
         self.engine_threads = self._find_engine_threads()
 
     def _find_engine_threads(self) -> set[int]:

@@ -28,7 +28,7 @@ from .auth import Doorkeeper, build_authenticator, check_credentials, check_expo
 from .config import ServeArgs
 from .decisions import DecisionBuffer
 from .embedding_cache import EmbeddingCache
-from .engine import build_batcher, engine_status
+from .engine import build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
 from .metrics import EngineMetrics
@@ -64,7 +64,11 @@ class GateReplica:
             batch_tokens=args.encoder.batch_tokens,
         )
         self._batcher = build_batcher(
-            encoder, args.serving, batch_tokens=args.encoder.batch_tokens, threads=args.encoder.threads, warm_up=True
+            encoder,
+            args.serving,
+            batch_tokens=args.encoder.batch_tokens,
+            threads=engine_threads(args, encoder.device),
+            warm_up=True,
         )
         self._embeddings = EmbeddingCache(self._batcher, max_bytes=int(args.serving.embedding_cache_mb * 2**20))
         self._learner_args = LearnerArgs(

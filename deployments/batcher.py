@@ -1,8 +1,9 @@
-"""The micro-batcher: texts wait in one queue, an engine thread drains it whenever it is free.
+"""The micro-batcher: texts wait in one queue, and engine threads drain it whenever they are free.
 
-While the engine works, texts gather and a second thread tokenizes them; the next batch is what has gathered, up to a
-budget of tokens (`waiting` says in which order). So batches grow with the load. A lone text on an idle engine is
-tokenized by the engine thread itself, which saves it the way through the other one.
+Each engine thread computes batches of its own on one core: the cores of a machine do more with a forward pass each than
+with one that they share. While all of them work, texts gather and a further thread tokenizes them; the next batch is
+what has gathered, up to a budget of tokens (`waiting` says in which order). So batches grow with the load. Where an
+engine thread is idle it tokenizes what comes itself, which saves a lone text the way through the other one.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ __all__ = ["Batcher", "Engine", "EngineDeadError", "QueueFullError", "estimate_t
 logger = logging.getLogger(__name__)
 
 _MIN_BUDGET = 64
+_LEAST_SHARE = 128
 _WARM_UP_TEXT = "the tide turns twice a day, and the gate with it; " * 4
 _WARM_UP_TEXTS = 16
 _NEWEST_GAP = 0.1
 
 
 class Engine(Protocol):
-    """What the batcher needs of an encoder. Each is called by one thread at a time, both may run together."""
+    """What the batcher needs of an encoder. Several threads call both at the same time."""
 
     def tokenize(self, texts: Sequence[str]) -> Sequence[Any]:
         """The texts as `embed` takes them, each with its `num_tokens`."""
@@ -63,7 +65,7 @@ class Batcher:
         max_batch_s: how long a batch may take at the speed that was measured, so that a slow engine takes small ones.
         max_overtaken_s: how long later, shorter texts may be taken before one.
         linger_s: how long an idle engine waits for company, if texts come so often that some is to be expected.
-        threads: CPU threads that the engine may use.
+        threads: how many batches are computed at a time, each on one CPU thread.
         warm_up: embed a few made-up texts first: it makes the first request fast, and the speed known.
         clock: seconds that only go forward.
     """
@@ -95,15 +97,20 @@ class Batcher:
         self._waiting = WaitingTexts(max_overtaken_s)
         self._last_arrival_s = clock()
         self._arrival_gap_s = float("inf")
-        self._engine_works = self._tokenizing = self._stopping = self._ended = False
+        self._tokenizing = self._stopping = self._ended = False
+        self._working: set[int] = set()
+        """The engine threads that are not idle."""
         self.queued_tokens = 0
         self.queued_texts = 0
         self.texts_done = 0
         self.speed = Speed()
         self.latencies = Latencies()
         self._threads_running = [
-            threading.Thread(target=self._run_engine, args=(warm_up,), name="engine", daemon=True),
             threading.Thread(target=self._run_tokenizer, name="tokenizer", daemon=True),
+            *(
+                threading.Thread(target=self._run_engine, args=(warm_up and not number,), name="engine", daemon=True)
+                for number in range(threads)
+            ),
         ]
         for thread in self._threads_running:
             thread.start()
@@ -114,6 +121,11 @@ class Batcher:
         if self.speed.tokens_per_s is None:
             return self._batch_tokens
         return int(min(self._batch_tokens, max(self.speed.tokens_per_s * self._max_batch_s, _MIN_BUDGET)))
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """What all engine threads do together; None before the first batch."""
+        return None if self.speed.tokens_per_s is None else self.speed.tokens_per_s * self._threads
 
     def submit(self, texts: Sequence[str], deliver: Deliver) -> list[Job]:
         """Let texts wait for the engine. Called on an event loop, on which each is delivered.
@@ -131,12 +143,12 @@ class Batcher:
         wanted = sum(job.tokens for job in jobs)
         with self._lock:
             self.check_alive()
-            self._admission.check(self.queued_tokens, wanted, self.speed.tokens_per_s)
+            self._admission.check(self.queued_tokens, wanted, self.tokens_per_s)
             self._arrived.extend(jobs)
             self.queued_tokens += wanted
             self.queued_texts += len(jobs)
             self._note_arrival(now_s)
-            (self._tokenizer_wakes if self._engine_works else self._engine_wakes).notify()
+            (self._engine_wakes if self._idle else self._tokenizer_wakes).notify()
         return jobs
 
     def drop(self, job: Job) -> bool:
@@ -162,10 +174,14 @@ class Batcher:
         for thread in self._threads_running:
             thread.join()
 
+    @property
+    def _idle(self) -> int:
+        return self._threads - len(self._working)
+
     def _stop(self) -> None:
         with self._lock:
             self._stopping = True
-            self._engine_wakes.notify()
+            self._engine_wakes.notify_all()
             self._tokenizer_wakes.notify()
 
     def _note_arrival(self, now_s: float) -> None:
@@ -179,7 +195,7 @@ class Batcher:
         self.queued_texts -= 1
 
     def _run_engine(self, warm_up: bool) -> None:
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(1)
         try:
             if warm_up:
                 self._warm_up()
@@ -199,13 +215,13 @@ class Batcher:
         """Wait for texts and take them; nothing once the engine is to end."""
         while True:
             with self._lock:
-                self._engine_works = False
+                self._working.discard(threading.get_ident())
                 if not self._engine_has_work():
                     self._engine_wakes.wait_for(self._engine_has_work)
                     self._linger()
                 if self._stopping:
                     return []
-                self._engine_works = True
+                self._working.add(threading.get_ident())
                 if self._waiting:
                     return self._take_batch()
                 claimed = self._claim()
@@ -213,7 +229,7 @@ class Batcher:
                 self._tokenize(claimed)
 
     def _next_claim(self) -> list[Job]:
-        """Wait for texts to tokenize while the engine works; nothing once it is to end."""
+        """Wait for texts to tokenize while all engine threads work; nothing once they are to end."""
         while True:
             with self._lock:
                 self._tokenizer_wakes.wait_for(self._tokenizer_has_work)
@@ -226,7 +242,7 @@ class Batcher:
         return self._stopping or len(self._waiting) > 0 or (bool(self._arrived) and not self._tokenizing)
 
     def _tokenizer_has_work(self) -> bool:
-        return self._stopping or (bool(self._arrived) and self._engine_works and not self._tokenizing)
+        return self._stopping or (bool(self._arrived) and not self._idle and not self._tokenizing)
 
     def _linger(self) -> None:
         """Wait for company, unless the next text is not to be expected while that lasts."""
@@ -246,9 +262,14 @@ class Batcher:
         return claimed
 
     def _take_batch(self) -> list[Job]:
-        batch = self._waiting.take(self.budget, self._clock())
+        budget = self.budget
+        if self._idle:
+            budget = min(budget, max(self.queued_tokens // (1 + self._idle), _LEAST_SHARE))
+        batch = self._waiting.take(budget, self._clock())
         for job in batch:
             self._leave_queue(job)
+        if self._waiting:
+            self._engine_wakes.notify()
         if self._arrived:
             self._tokenizer_wakes.notify()
         return batch
@@ -273,13 +294,13 @@ class Batcher:
             started_s = self._clock()
             embedding = _finished(self._engine.embed([job.tokenized for job in batch]))
             done_s = self._clock()
-            self.texts_done += len(batch)
-            self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
-            for job in batch:
-                self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
             with self._lock:
+                self.texts_done += len(batch)
+                self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
+                for job in batch:
+                    self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
                 # Whoever asks again at once is tokenized here, not by the other thread.
-                self._engine_works = False
+                self._working.discard(threading.get_ident())
             _deliver(zip(batch, torch.split(embedding, 1), strict=True))
 
     @contextmanager

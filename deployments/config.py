@@ -23,8 +23,9 @@ class EncoderArgs(StrictModel):
     """Precision of the encoder; `auto` is bf16 where the processor has it."""
     batch_tokens: int = Field(8192, ge=64, le=1_048_576)
     """Most tokens in one batch, and most padded tokens in one forward pass."""
-    threads: int = Field(1, ge=1, le=256)
-    """CPU threads of the forward pass, in each replica."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    """Forward passes that a replica computes at a time, each on one CPU core. `auto`: the machine's cores, shared among
+    `replica.num_replicas`; 1 on an accelerator."""
 
 
 class ServingArgs(StrictModel):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+import torch
 
 from .admission import Admission
 from .batcher import Batcher, Engine
-from .config import ServingArgs
+from .config import ServeArgs, ServingArgs
 from .embedding_cache import EmbeddingCache
 
 
@@ -26,9 +29,18 @@ def build_batcher(
     )
 
 
+def engine_threads(args: ServeArgs, device: torch.device) -> int:
+    """How many passes a replica computes at a time; see `EncoderArgs.threads`."""
+    if args.encoder.threads != "auto":
+        return args.encoder.threads
+    if device.type != "cpu":
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // args.replica.num_replicas)
+
+
 def engine_status(batcher: Batcher, embeddings: EmbeddingCache) -> dict[str, Any]:
     """A replica's account of its engine: the last fields of `ReplicaStatus`."""
-    speed = batcher.speed.tokens_per_s
+    speed = batcher.tokens_per_s
     return {
         "queued_tokens": batcher.queued_tokens,
         "tokens_per_s": None if speed is None else round(speed, 1),

@@ -17,7 +17,7 @@ _REFRESH_S = 1.0
 
 
 class Latencies:
-    """Waiting and total times of the last texts of each class. Noted by one thread, read by another.
+    """Waiting and total times of the last texts of each class. Noted under a lock of the caller's, read by any thread.
 
     Args:
         clock: seconds that only go forward.

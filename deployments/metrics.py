@@ -67,8 +67,8 @@ class EngineMetrics:
     def report(self) -> None:
         """Take over the figures as they are now."""
         self._queue.set(self._batcher.queued_tokens, self._tags)
-        if self._batcher.speed.tokens_per_s is not None:
-            self._speed.set(self._batcher.speed.tokens_per_s, self._tags)
+        if self._batcher.tokens_per_s is not None:
+            self._speed.set(self._batcher.tokens_per_s, self._tags)
         self._bytes.set(self._embeddings.bytes, self._tags)
         for name, counter in self._counters.items():
             count = getattr(self._embeddings, name)

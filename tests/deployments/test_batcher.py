@@ -116,7 +116,12 @@ def test_concurrent_requests_get_their_own_embeddings_and_batches_keep_the_budge
 
     async def main() -> None:
         engine = Engine()
-        batcher = build_batcher(engine, batch_tokens=batch_tokens, max_overtaken_s=dice.choice((0.0, 0.001, 1e9)))
+        batcher = build_batcher(
+            engine,
+            batch_tokens=batch_tokens,
+            max_overtaken_s=dice.choice((0.0, 0.001, 1e9)),
+            threads=dice.randint(1, 3),
+        )
         try:
             await asyncio.gather(*(request(batcher, number) for number in range(requests)))
         finally:
@@ -135,7 +140,9 @@ def test_whoever_is_cancelled_the_others_get_their_own_embeddings_and_nothing_is
 
     async def main() -> None:
         engine = Engine()
-        batcher = build_batcher(engine, batch_tokens=BUDGET, max_overtaken_s=dice.choice((0.0, 0.001, 1e9)))
+        batcher = build_batcher(
+            engine, batch_tokens=BUDGET, max_overtaken_s=dice.choice((0.0, 0.001, 1e9)), threads=dice.randint(1, 3)
+        )
         engine.hold()
         requests = [[f"{number}-{i}" for i in range(dice.randint(1, 12))] for number in range(20)]
         tasks = [asyncio.create_task(embed(batcher, texts)) for texts in requests]
@@ -536,4 +543,51 @@ async def test_waiting_and_total_time_are_told_by_length() -> None:
         pytest.approx(2003, abs=60),
         pytest.approx(2013, abs=60),
     )
+    await closed(batcher, engine)
+
+
+async def test_every_engine_thread_computes_batches_of_its_own(build: Build) -> None:
+    batcher, engine = build(threads=2)
+    first = await held(batcher, engine)
+    second = asyncio.create_task(embed(batcher, ["second"]))
+    await until(lambda: engine.batches == [["held"], ["second"]])
+    [third] = await queued(batcher, ["third"])
+    assert batcher.queued_texts == 1
+    assert engine.tokenizing_threads == ["engine", "engine", "tokenizer"]
+    engine.let_through()
+    await asyncio.gather(first, second, third)
+    assert engine.batches[2:] == [["third"]]
+
+
+async def test_idle_engine_threads_share_a_request(build: Build) -> None:
+    batcher, engine = build(threads=2, batch_tokens=10_000)
+    engine.hold()
+    texts = [text_of(10, f"{number}") for number in range(60)]
+    request = asyncio.create_task(embed(batcher, texts))
+    await until(lambda: len(engine.batches) == 2)
+    engine.let_through()
+    assert torch.equal(await request, embed_texts(texts))
+    assert sizes(engine) == [[10] * 30, [10] * 30]
+
+
+async def test_a_small_request_is_not_shared(build: Build) -> None:
+    batcher, engine = build(threads=2, batch_tokens=10_000)
+    await embed(batcher, [text_of(10, f"{number}") for number in range(12)])
+    assert sizes(engine) == [[10] * 12]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_when_one_engine_thread_dies_the_others_end_too(build: Build) -> None:
+    batcher, engine = build(threads=3)
+    engine.failing["deadly"] = SystemExit()
+    with pytest.raises(EngineDeadError):
+        await embed(batcher, ["deadly"])
+    await asyncio.to_thread(batcher.close)
+
+
+async def test_the_speed_is_that_of_all_engine_threads() -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, threads=2, clock=lambda: engine.now_s)
+    await embed(batcher, ["first"])
+    assert batcher.tokens_per_s == 2 * (batcher.speed.tokens_per_s or 0.0) > 0
     await closed(batcher, engine)
