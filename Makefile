@@ -42,6 +42,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.restart
 	$(BIN)/python -m benchmarks.freshness
 	$(BIN)/python -m benchmarks.serving $(if $(INFINITY),--infinity-python $(INFINITY))
+	$(BIN)/python -m benchmarks.breakdown
 	$(BIN)/python -m benchmarks.footprint
 	$(BIN)/python -m benchmarks.broadcast
 	$(BIN)/python -m benchmarks.head
