@@ -58,7 +58,7 @@ async def test_500_concurrent_requests_each_get_the_library_s_own_scores(service
     rng = np.random.default_rng(0)
     words = ["tide", "gate", "moon", "salt", "harbour", "why", "compute", "the", "of", "proof", "river", "7"]
     requests = [
-        [" ".join(rng.choice(words, size=rng.integers(1, 120))) for _ in range(rng.integers(1, 5))] for _ in range(500)
+        [" ".join(rng.choice(words, size=rng.integers(1, 50))) for _ in range(rng.integers(1, 5))] for _ in range(500)
     ]
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=service.url, timeout=120.0, limits=limits) as client:
