@@ -97,3 +97,20 @@ def test_only_what_must_reaches_the_world() -> None:
 
 def test_the_gate_ends_later_than_it_drains() -> None:
     assert yaml.safe_load(SERVICES["gate"]["stop_grace_period"].removesuffix("s")) > 35
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "tidegate.json").read_text("utf-8"))
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"ray_(tidegate_\w+)", target["expr"])
+    }
+    code = "".join((ROOT / name).read_text("utf-8") for name in ("deployments/metrics.py", "learner/actor.py"))
+    there = set()
+    for kind, name in re.findall(r'\b(Gauge|Counter|Histogram)\(\s*"(tidegate_\w+)"', code):
+        there.add(name + {"Gauge": "", "Counter": "_total", "Histogram": "_bucket"}[kind])
+    assert asked == there - {"tidegate_embedding_cache_bytes"}
+    [sources] = read_documents(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yaml")
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {sources["datasources"][0]["uid"]}
