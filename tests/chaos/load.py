@@ -79,15 +79,17 @@ class Load:
         items.append({"reward_id": own, "message": messages[0], "uids": [chance.randrange(16)], "rewards": [0.5]})
         for item in items:
             self.books.sending(item)
-        self._report(http, items)
-        if chance.random() < 0.1:
-            # Once more with other values: the first report wins.
+        answer = self._report(http, items)
+        if answer is not None and not answer["rejected"] and chance.random() < 0.1:
+            # Once more with other values: the first report wins. One that was rejected, since its decision was with a
+            # replica that hung, is none.
             self._report(http, [{**item, "rewards": [1.0 for _ in item["rewards"]]} for item in items])
 
-    def _report(self, http: httpx.Client, items: list[dict[str, Any]]) -> None:
+    def _report(self, http: httpx.Client, items: list[dict[str, Any]]) -> dict[str, Any] | None:
         answer = self._ask(http, "/v1/rewards", {"rewards": items}, give_up=self._given_up)
         if answer is not None:
             self.books.answered(items, answer)
+        return answer
 
     def _ask(
         self, http: httpx.Client, path: str, body: dict[str, Any], *, give_up: threading.Event
