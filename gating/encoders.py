@@ -90,6 +90,8 @@ class _TransformerEncoder(ABC):
     kind: ClassVar[str]
     max_chunks: ClassVar[int | None]
     """How many chunks of a text are read; None for all."""
+    is_mean: ClassVar[bool]
+    """Whether a chunk's vector is the mean of its tokens' states, which needs no padding."""
 
     def __init__(
         self,
@@ -119,6 +121,8 @@ class _TransformerEncoder(ABC):
         self.network = model.network.to(device)
         self._tokenizer = model.tokenizer
         self._empty = (model.empty_id,)
+        self._packed = PackedBert(self.network) if self.is_mean and is_packable(self.network) else None
+        self._pack_tokens = min(batch_tokens, CPU_PACK_TOKENS) if device.type == "cpu" else batch_tokens
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Token ids of each text, cut into windows. Lone surrogates, which no tokenizer takes, become "?".
@@ -172,17 +176,7 @@ class SentenceEncoder(_TransformerEncoder):
 
     kind = "sentence"
     max_chunks = None
-
-    def __init__(
-        self,
-        *,
-        model: PretrainedModel,
-        device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
-        batch_tokens: int = BATCH_TOKENS,
-    ) -> None:
-        super().__init__(model=model, device=device, batch_tokens=batch_tokens)
-        self._packed = PackedBert(self.network) if is_packable(self.network) else None
-        self._pack_tokens = min(batch_tokens, CPU_PACK_TOKENS) if device.type == "cpu" else batch_tokens
+    is_mean = True
 
     def embed(self, tokenized: Sequence[TokenizedText]) -> Float[Tensor, "batch hidden"]:
         """fp32 embeddings without gradient; those of texts of one chunk have length 1."""
@@ -206,6 +200,7 @@ class CausalEncoder(_TransformerEncoder):
 
     kind = "causal"
     max_chunks = 1
+    is_mean = False
 
     def embed(self, tokenized: Sequence[TokenizedText]) -> Float[Tensor, "batch hidden"]:
         """fp32 embeddings without gradient."""
