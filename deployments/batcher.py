@@ -342,6 +342,7 @@ class Batcher:
             tokens = sum(tokens.num_tokens for tokens in tokenized)
             self.speed.note(tokens, self._clock() - started_s, budget=tokens)
         except Exception:
+            # Whatever these texts did to it, a request's may be fine; if they are not, it is told so.
             logger.exception("warm_up failed")
 
 

@@ -559,15 +559,16 @@ async def test_every_engine_thread_computes_batches_of_its_own(build: Build) -> 
     assert engine.batches[2:] == [["third"]]
 
 
-async def test_idle_engine_threads_share_a_request(build: Build) -> None:
-    batcher, engine = build(threads=2, batch_tokens=10_000)
+@pytest.mark.parametrize("threads", [2, 3])
+async def test_idle_engine_threads_share_a_request(build: Build, threads: int) -> None:
+    batcher, engine = build(threads=threads, batch_tokens=10_000)
     engine.hold()
     texts = [text_of(10, f"{number}") for number in range(60)]
     request = asyncio.create_task(embed(batcher, texts))
-    await until(lambda: len(engine.batches) == 2)
+    await until(lambda: len(engine.batches) == threads)
     engine.let_through()
     assert torch.equal(await request, embed_texts(texts))
-    assert sizes(engine) == [[10] * 30, [10] * 30]
+    assert sizes(engine) == [[10] * (60 // threads)] * threads
 
 
 async def test_a_small_request_is_not_shared(build: Build) -> None:
