@@ -1,6 +1,6 @@
 // One decision: who was asked, with what chance, by which weights, and what came of it.
 import { get, inWords } from "./api.js";
-import { byId, el, setText, table } from "./dom.js";
+import { byId, el, scrolling, setText, table } from "./dom.js";
 import { NONE, chance, count, plain, plural } from "./format.js";
 
 const COLUMNS = [
@@ -47,7 +47,7 @@ function account(decision) {
     plain(decision.rewards[uid] ?? null),
     decision.authors[uid] ?? NONE,
   ]);
-  return [el("p", {}, story(decision)), el("div", { class: "scroll" }, table("What was decided", COLUMNS, rows))];
+  return [el("p", {}, story(decision)), scrolling("What was decided", table("What was decided", COLUMNS, rows))];
 }
 
 function story(decision) {

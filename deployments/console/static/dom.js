@@ -40,6 +40,9 @@ export function table(caption, columns, rows) {
   );
 }
 
+/** What may be wider than the page: scrolled by itself, by keyboard as well. */
+export const scrolling = (label, ...children) => el("div", { class: "scroll", role: "region", "aria-label": label, tabindex: "0" }, ...children);
+
 /** Put children in place of others, unless the same text is there already. */
 export function replaceIfChanged(node, key, build) {
   if (node.dataset.shown === key) return;

@@ -1,9 +1,9 @@
-// The table of uids: sorted, searched, and shown a page at a time, so that thousands cost no more than fifty.
+// The table of uids: sorted, searched, and shown a page at a time, so that thousands cost no more than twenty.
 import { byId, el, setText } from "./dom.js";
 import { count, percent, plain } from "./format.js";
 import { heatStrip } from "./heat.js";
 
-const PAGE = 50;
+const PAGE = 20;
 const COLUMNS = [
   ["uid", "uid", (uid) => count(uid.uid)],
   ["hotkey", "hotkey", (uid) => uid.hotkey],

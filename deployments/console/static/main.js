@@ -22,12 +22,12 @@ buildPlayground(explain);
 const operate = buildOperate(() => asking.now());
 const askForKey = buildAccess(() => {
   asking.now();
-  askingUids.now();
 });
 let numUids = 0;
 
 const asking = poll(() => get("v1/state"), STATE_EVERY_MS, ({ value, error }) => (error ? failed(error) : showState(value)));
-const askingUids = poll(() => get("v1/uids"), uidsEveryMs, ({ value }) => {
+// Not while the state is refused or out of reach: that would only be refused as well.
+const askingUids = poll(async () => (isLive() ? get("v1/uids") : null), uidsEveryMs, ({ value }) => {
   if (!value) return;
   numUids = value.uids.length;
   showExperts(value.uids);
@@ -38,8 +38,12 @@ function uidsEveryMs() {
   return numUids > 1000 ? 15000 : 4000;
 }
 
+const isLive = () => document.body.dataset.view === "live";
+
 function showState(state) {
+  const wasLive = isLive();
   document.body.dataset.view = "live";
+  if (!wasLive) askingUids.now();
   history.add(state);
   const conditions = conditionsOf(state);
   showConditions(conditions);

@@ -1,5 +1,5 @@
 // The operator's lists: checkpoints to go back to, events that are held, authors and their standing.
-import { el, table } from "./dom.js";
+import { el, scrolling, table } from "./dom.js";
 import { NONE, count, plain, plural } from "./format.js";
 
 const CHECKPOINTS = [{ label: "checkpoint" }, { label: "version", number: true }, { label: "saved at" }, { label: "" }];
@@ -21,7 +21,7 @@ export function checkpointsList(checkpoints, act) {
       done: (answer) => `Version ${count(answer.restored)} is back as version ${count(answer.version)}; ${plural(answer.quarantined, "event is", "events are")} held.`,
     }),
   ]);
-  return el("div", { class: "scroll" }, table("Checkpoints", CHECKPOINTS, rows));
+  return scrolling("Checkpoints", table("Checkpoints", CHECKPOINTS, rows));
 }
 
 export function quarantineList({ quarantined, events }, act) {
@@ -38,7 +38,7 @@ export function quarantineList({ quarantined, events }, act) {
     "div",
     {},
     el("p", { class: "fine" }, `${plural(quarantined, "event is", "events are")} held${events.length < quarantined ? `; the first ${count(events.length)}:` : ":"}`),
-    el("div", { class: "scroll" }, table("Events that are held", HELD, rows)),
+    scrolling("Events that are held", table("Events that are held", HELD, rows)),
     el("div", { class: "row" }, settle("Readmit all", "readmit", null, act), settle("Drop all", "drop", null, act)),
   );
 }
@@ -65,7 +65,7 @@ export function authorsList(authors, act) {
     one.quarantined_since === null ? NONE : `since event ${count(one.quarantined_since)}`,
     standing(one, act),
   ]);
-  return el("div", { class: "scroll" }, table("Authors", AUTHORS, rows));
+  return scrolling("Authors", table("Authors", AUTHORS, rows));
 }
 
 function standing(author, act) {

@@ -14,6 +14,7 @@ const TILES = [
   ["lag", "Learner lag"],
   ["weights", "Weights age"],
   ["block", "Chain block age"],
+  ["drift", "Drift alarm"],
 ];
 
 export function buildOverview() {
@@ -105,8 +106,15 @@ function showTiles(state, learner, history) {
   tile("weights", ages.length ? duration(Math.max(...ages)) : NONE, state.weights?.version === null ? "no weights yet" : `version ${count(state.weights?.version)}`);
   byId("tile-weights").dataset.level = state.degraded ? "bad" : "";
   byId("tile-lag").dataset.level = learner.status === "away" ? "bad" : "";
+  showDrift(learner.drift ?? {});
   const isRoster = chain.source === "roster";
   tile("block", duration(chain.block_age_s ?? null), chain.block === undefined ? "" : isRoster ? "roster, read on request" : `block ${count(chain.block)}`);
+}
+
+function showDrift(drift) {
+  const fine = drift.alarms === undefined ? "" : `${plural(drift.alarms, "alarm")} so far`;
+  tile("drift", drift.active === undefined ? NONE : drift.active ? "raised" : "none", fine);
+  byId("tile-drift").dataset.level = drift.active ? "bad" : "";
 }
 
 function tile(id, value, fine, points = null) {

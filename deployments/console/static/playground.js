@@ -1,6 +1,6 @@
 // Type a prompt, see who would be asked and why, send a reward, see what it changed.
 import { get, inWords, post } from "./api.js";
-import { byId, el, setText, table } from "./dom.js";
+import { byId, el, scrolling, setText, table } from "./dom.js";
 import { chance, count, duration, plain, plural, signed } from "./format.js";
 
 const COLUMNS = [
@@ -60,7 +60,7 @@ function answer(message, chosen, scored, names, explain) {
   ]);
   const said = el("p", { class: "said", role: "status", id: "play-said" });
   const send = el("button", { type: "submit", id: "play-send" }, "Send rewards");
-  const form = el("form", {}, el("div", { class: "scroll" }, table("Whom to ask", COLUMNS, rows)), el("div", { class: "row" }, send, el("p", { class: "fine grow" }, "Leave out who did not answer. Usually from 0 to 1.")), said);
+  const form = el("form", {}, scrolling("Whom to ask", table("Whom to ask", COLUMNS, rows)), el("div", { class: "row" }, send, el("p", { class: "fine grow" }, "Leave out who did not answer. Usually from 0 to 1.")), said);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     busy(send, () => reward(message, selection, inputs, means, said));

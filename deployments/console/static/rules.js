@@ -1,6 +1,6 @@
 // The rule that serves beside its shadows: what each would have earned.
 import { intervals } from "./chart.js";
-import { byId, el, replaceIfChanged, table } from "./dom.js";
+import { byId, el, replaceIfChanged, scrolling, table } from "./dom.js";
 import { NONE, count, interval, plain, plural, signed } from "./format.js";
 
 const COLUMNS = [
@@ -34,7 +34,7 @@ function together(rules, width) {
   const decisions = rules.map(([, rule]) => rule.would_earn?.decisions ?? 0);
   return [
     told.length ? el("div", { class: "plot" }, intervals("What each rule would have earned, with 95% intervals", told, Math.max(width, 260))) : "",
-    el("div", { class: "scroll" }, table("Rules", COLUMNS, rules.map(([label, rule]) => row(label, rule)))),
+    scrolling("Rules", table("Rules", COLUMNS, rules.map(([label, rule]) => row(label, rule)))),
     el("p", { class: "fine" }, `Off-policy, doubly robust, from the last ${plural(Math.max(...decisions), "decision")} at most. “Better by” is the difference from the rule that serves, on the same prompts.`),
   ];
 }
