@@ -219,11 +219,11 @@ def best_fixed(means: UidMeans, k: int, reward_range: tuple[float, float]) -> di
     padded = counts + 2 * _PSEUDO_REWARDS
     centre = (counts * means.means[tried] + _PSEUDO_REWARDS * ends.sum()) / padded
     squares = (counts * means.squares[tried] + _PSEUDO_REWARDS * (ends**2).sum()) / padded
-    variances = (squares - centre**2) / padded
-    chosen = np.argsort(-(centre - Z_95 * np.sqrt(variances)), kind="stable")[:k]
-    margin = Z_95 * float(variances[chosen].sum()) ** 0.5 / k
-    middle = float(centre[chosen].mean())
-    estimate = Estimate(Status.OK, float(means.means[tried][chosen].mean()), middle - margin, middle + margin)
+    margins = Z_95 * np.sqrt((squares - centre**2) / padded)
+    chosen = np.argsort(margins - centre, kind="stable")[:k]
+    # Ends averaged: as if their errors went together, since those with lucky rewards are the ones that are chosen.
+    low, high = (float((centre + side * margins)[chosen].mean()) for side in (-1, 1))
+    estimate = Estimate(Status.OK, float(means.means[tried][chosen].mean()), low, high)
     return {**_told(estimate), "method": "observed_means", "uids": means.uids[tried][chosen].tolist()}
 
 

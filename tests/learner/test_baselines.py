@@ -184,8 +184,9 @@ def test_the_best_fixed_pair_earns_the_mean_of_both():
 
 
 @pytest.mark.parametrize("rewards", [[1.0] * 20, [0.0] * 20, [0.93] * 5000])
-def test_an_interval_holds_its_value_also_where_all_rewards_are_alike(rewards):
-    fixed = best_fixed(means_of({0: rewards}), 1, RANGE)
+@pytest.mark.parametrize("k", [1, 4])
+def test_an_interval_holds_its_value_also_where_all_rewards_are_alike(rewards, k):
+    fixed = best_fixed(means_of(dict.fromkeys(range(k), rewards)), k, RANGE)
     assert fixed["low"] < fixed["value"] < fixed["high"]
 
 

@@ -46,7 +46,7 @@ export function buildOperate(refresh) {
   }
 
   const frozen = el("div");
-  const shadows = el("div");
+  const shadows = el("div", { class: "row" });
   for (const name of ["checkpoints", "quarantine", "authors"]) lists[name] = el("div", {}, el("p", { class: "fine" }, "Loading…"));
   panel.append(
     card("Network", "Read the roster, or the chain, again and follow it.", action("Resync now", "resync-button", act, RESYNC)),

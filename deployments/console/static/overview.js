@@ -94,7 +94,7 @@ function showTiles(state, learner, history) {
   const latency = busiestLatency(replicas);
   const ages = replicas.map((replica) => replica.age_s).filter((age) => age !== null);
   const lag = learner.events_logged === undefined ? null : learner.events_logged - learner.events_applied;
-  const unpublished = learner.version === undefined ? null : learner.version - (learner.published_version ?? 0);
+  const unpublished = learner.published_version === undefined ? null : learner.version - (learner.published_version ?? 0);
   const chain = state.metagraph ?? {};
   tile("decisions", rate(now.decisionsRate), learner.decisions === undefined ? "" : `${count(learner.decisions)} since the learner started`, history.series("decisionsRate"));
   tile("texts", rate(now.textsRate), `${count(replicas.reduce((sum, one) => sum + one.texts, 0))} encoded so far`, history.series("textsRate"));

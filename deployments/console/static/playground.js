@@ -53,7 +53,7 @@ function answer(message, chosen, scored, names, explain) {
     String(uid),
     names.get(uid) ?? "",
     plain(means[uid]),
-    `${count(order.get(uid))}.`,
+    ordinal(order.get(uid)),
     isSame ? signed(selection.scores[at] - means[uid]) : "–",
     chance(selection.propensities[at]),
     inputs[at],
@@ -92,7 +92,7 @@ function* why(selection, means, order) {
     return;
   }
   const best = selection.uids[0];
-  yield `Uid ${best} is expected to earn ${plain(means[best])}, the ${order.get(best) === 1 ? "most" : `${ordinal(order.get(best))} most`} of all on this prompt. `;
+  yield `Uid ${best} is expected to earn ${plain(means[best])}, the ${order.get(best) === 1 ? "most" : `${ordinal(order.get(best))}-most`} of all on this prompt. `;
   if (certain) yield `${plural(certain, "choice was", "choices were")} certain. `;
   if (drawn) yield `${plural(drawn, "slot was", "slots were")} left to chance, so that others are tried now and then; “chance” is how likely this uid was to be asked. `;
   yield "A bonus makes uids of which little is known worth asking.";
