@@ -8,10 +8,11 @@ from gating.selection import select
 from learner.baselines import UidMeans, best_fixed, judge_random, mean_of_means
 from learner.config import AdagradConfig
 from learner.evaluation import Status, evaluate
+from learner.events import Action
 from learner.judging import Table
 from learner.state import HeadSnapshot
 
-from .builders import Clock, build_learner, learn_all, message_reward
+from .builders import Clock, act, build_learner, learn_all, message_reward
 from .history_books import network
 from .live_gate import LiveGate
 
@@ -193,3 +194,17 @@ def test_an_interval_holds_its_value_also_where_all_rewards_are_alike(rewards, k
 def test_there_is_no_best_where_too_few_were_tried():
     assert best_fixed(means_of({0: [1.0] * 19}), 1, RANGE)["status"] == "no_data"
     assert best_fixed(means_of({0: [1.0] * 50}), 2, RANGE)["status"] == "no_data"
+
+
+def test_what_the_head_may_know_of_is_not_judged_by_it():
+    gate = build_gate()
+    gate.run(10, every=5)
+    act(gate.learner, Action.FREEZE)
+    gate.run(150, every=50)
+    # The head of now is of a version after those rewards, which are learned only now.
+    gate.learner.compare()
+    act(gate.learner, Action.THAW)
+    learn_all(gate.learner)
+    baselines = told(gate)
+    assert baselines["events"] == 160
+    assert baselines["random"]["method"] == "observed_means"
