@@ -166,9 +166,8 @@ def test_the_strip_and_the_table_show_every_uid(page: Page, service: Service) ->
         [most["uid"], 11],
     )
     assert colours[0] != colours[1]
-    box = page.locator(".heat").bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] * (most["uid"] + 0.5) / 12, box["y"] + 20)
+    width = page.evaluate("document.querySelector('.heat').clientWidth")
+    page.locator(".heat").hover(position={"x": width * (most["uid"] + 0.5) / 12, "y": 20})
     expect(page.locator("#strip-readout")).to_contain_text(f"uid {most['uid']} {most['hotkey']}")
 
 

@@ -13,16 +13,25 @@ export function heatStrip(holder, pick) {
   holder.append(canvas, scaleText, readout);
   let uids = [];
   let layout = null;
+  let pointed = null;
+
+  function tell() {
+    const uid = pointed === null ? undefined : uids.find((one) => one.uid === pointed);
+    setText(readout, uid ? describe(uid, uids) : summary(uids));
+  }
 
   const redraw = () => (layout = draw(canvas, uids, holder.clientWidth));
   new ResizeObserver(redraw).observe(holder);
   document.addEventListener("theme", redraw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   canvas.addEventListener("pointermove", (event) => {
-    const uid = uidAt(layout, uids, event);
-    setText(readout, uid ? describe(uid, uids) : summary(uids));
+    pointed = uidAt(layout, uids, event)?.uid ?? null;
+    tell();
   });
-  canvas.addEventListener("pointerleave", () => setText(readout, summary(uids)));
+  canvas.addEventListener("pointerleave", () => {
+    pointed = null;
+    tell();
+  });
   canvas.addEventListener("click", (event) => {
     const uid = uidAt(layout, uids, event);
     if (uid) pick(uid.uid);
@@ -32,7 +41,7 @@ export function heatStrip(holder, pick) {
     uids = rows;
     redraw();
     canvas.setAttribute("aria-label", `Heat strip: ${summary(uids)} The table below has every number.`);
-    setText(readout, summary(uids));
+    tell();
     const [low, high] = rewardRange(uids);
     const most = Math.max(0, ...uids.map((uid) => uid.selections));
     const total = sum(uids);
