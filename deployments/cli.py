@@ -271,7 +271,11 @@ def down(
         local.set_ray_environment()
         from .runner import take_down_cluster_apps
 
-        names = take_down_cluster_apps(address)
+        try:
+            names = take_down_cluster_apps(address)
+        except local.ServiceError as error:
+            errors.print(f"[red]tidegate down:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
         console.print(f"removed {', '.join(names)}" if names else "no Tidegate application was running there")
         return
     if local.stop_service(port):
