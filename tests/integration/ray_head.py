@@ -38,6 +38,8 @@ class RayHead:
         # Short: the paths of Unix sockets below it must fit into 107 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="tg-ray-"))
         self._mark = secrets.token_hex(8)
+        self._gcs_command: list[str] = []
+        self._gcs: subprocess.Popen[bytes] | None = None
         self.address = f"127.0.0.1:{self._port}"
         # What an operator exports on every node, and before `tidegate serve --address`.
         self.environment = {
@@ -67,6 +69,7 @@ class RayHead:
             "--object-store-memory": _OBJECT_STORE_BYTES,
             "--temp-dir": self._folder,
             "--include-dashboard": "false",
+            "--include-log-monitor": "false",
         }
         ray = Path(sys.executable).parent / "ray"
         command = [ray, "start", "--head", *(f"{name}={value}" for name, value in options.items())]
@@ -95,7 +98,7 @@ class RayHead:
 
     def start_gcs(self) -> None:
         """Start the control store again as it was, as a supervisor does. It reads its tables from Redis."""
-        subprocess.Popen(
+        self._gcs = subprocess.Popen(
             self._gcs_command,
             env=self._own,
             cwd=self._folder,
@@ -107,4 +110,6 @@ class RayHead:
     def remove(self) -> None:
         """End the cluster's processes, and those only, and delete its folder."""
         end_processes(self.processes())
+        if self._gcs is not None:
+            self._gcs.wait(10)
         shutil.rmtree(self._folder, ignore_errors=True)

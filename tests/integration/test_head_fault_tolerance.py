@@ -91,6 +91,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield running
         finally:
             head.remove()
+            service.http.close()
 
 
 def deploy_theirs(head: RayHead, ours: dict[str, Any], folder: Path) -> None:
@@ -185,6 +186,9 @@ def test_ctrl_c_takes_away_what_the_service_made_and_nothing_else(cluster: Clust
 
 
 def test_down_takes_tidegate_off_the_cluster_and_nothing_else(cluster: Cluster) -> None:
+    # One that restarts brings back what Serve has kept of it: the service, were it still in there.
+    [controller] = cluster.head.processes("ServeController")
+    kill(controller.pid)
     done = cluster.tidegate("down")
     assert done.stdout.strip() == "removed second", done.stderr
     assert cluster.pids("LearnerActor") == {"LearnerActor": []}
