@@ -245,7 +245,7 @@ def _take_down(apps: Collection[str]) -> None:
         return
     try:
         remove_apps(apps)
-    except (RayServeException, RayError) as error:
+    except (RayServeException, RayError, TimeoutError) as error:
         logger.warning("take_down error=%s", error)
     for app in apps:
         stop_learner(app)
