@@ -76,47 +76,53 @@ def running_service(
     args = {app.name: _checked_args(app, host) for app in config.applications if app.import_path == IMPORT_PATH}
     if not args:
         raise ServiceError(f"{config_path} names no application of Tidegate's; set import_path: {IMPORT_PATH}")
-    if address is None and not reset:
-        _check_storage(args)
-    claims, node_id, deployed = PortClaims(), "", False
-    try:
-        interrupt_on_signals()
+    with PortClaims() as claims:
         if address is None:
             claim_port(claims, host, port)
-            say("starting Ray")
-            node_id = _start_ray(sum(_cpus(of_app.replica) for of_app in args.values()))
-        else:
-            say("joining Ray")
-            _join_ray(address)
-            # Where Serve runs, the port is its.
-            if running_serve() is None:
-                claim_port(claims, host, port)
-        interrupt_on_signals()
-        _write_run_file(port, node_id)
-        if reset:
-            set_checkpoints_aside(args, say)
-            if address is None:
+            if not reset:
                 _check_storage(args)
-        say("loading the encoder and starting the learner")
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        everything = start_or_join_serve(config)
-        deployed = True
-        _deploy(everything, wanted=apps)
-        served = [
-            Served(_url(host, port, app.route_prefix), args[app.name].auth.mode)
-            for app in config.applications
-            if app.name in args
-        ]
-        for application in served:
-            wait_until_ready(application.url, _READY_TIMEOUT_S, patience_s=_patience_s(args.values()))
-        _write_run_file(port, node_id)
-        yield served
-    finally:
-        ignore_signals()
-        # What was refused was not deployed, and may have the name of another's.
-        _stop(apps if deployed else [], node_id, say)
-        _remove_run_file(port)
-        claims.close()
+        node_id, deployed = "", False
+        try:
+            interrupt_on_signals()
+            node_id = _connect(address, args.values(), say)
+            interrupt_on_signals()
+            # Where Serve runs, the port is its.
+            if address is not None and running_serve() is None:
+                claim_port(claims, host, port)
+            _write_run_file(port, node_id)
+            if reset:
+                set_checkpoints_aside(args, say)
+                if address is None:
+                    _check_storage(args)
+            say("loading the encoder and starting the learner")
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
+            everything = start_or_join_serve(config)
+            deployed = True
+            _deploy(everything, wanted=apps)
+            served = [
+                Served(_url(host, port, app.route_prefix), args[app.name].auth.mode)
+                for app in config.applications
+                if app.name in args
+            ]
+            for application in served:
+                wait_until_ready(application.url, _READY_TIMEOUT_S, patience_s=_patience_s(args.values()))
+            _write_run_file(port, node_id)
+            yield served
+        finally:
+            ignore_signals()
+            # What was refused was not deployed, and may have the name of another's.
+            _stop(apps if deployed else [], node_id, say)
+            _remove_run_file(port)
+
+
+def _connect(address: str | None, args: Iterable[ServeArgs], say: Callable[[str], None]) -> str:
+    """Start Ray here, or join a cluster. Returns the node's id if it is ours: only then its HAProxy is ours to end."""
+    if address is None:
+        say("starting Ray")
+        return _start_ray(sum(_cpus(of_app.replica) for of_app in args))
+    say("joining Ray")
+    _join_ray(address)
+    return ""
 
 
 def _stop(apps: Collection[str], node_id: str, say: Callable[[str], None]) -> None:
@@ -191,7 +197,7 @@ def _cpus(replica: ReplicaArgs) -> float:
 
 
 def _start_ray(cpus: float) -> str:
-    """Start Ray here. Returns the node's id: its HAProxy is ours to end, on another's cluster it is not."""
+    """Start Ray here. Returns the node's id."""
     ray.init(
         address="local",
         namespace="serve",

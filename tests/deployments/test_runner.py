@@ -131,6 +131,22 @@ def test_what_is_refused_before_it_is_deployed_takes_nothing_down(
     assert (deployed, taken_down) == ([], [])
 
 
+def test_a_port_that_is_claimed_is_an_error_before_anything_is_started_or_ended(
+    tmp_path: Path, deployed: list[ServeDeploySchema], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ServiceError("port 8000 is claimed")
+
+    monkeypatch.setattr(runner, "claim_port", refuse)
+    monkeypatch.setattr(runner, "_start_ray", lambda *_: pytest.fail("Ray was started"))
+    for name in ("interrupt_on_signals", "ignore_signals", "end_processes"):
+        monkeypatch.setattr(runner, name, lambda *_: pytest.fail("this process and its own were touched"))
+    service = runner.running_service(write_config(tmp_path), address=None, say=lambda _: None)
+    with pytest.raises(ServiceError, match="claimed"), service:
+        pass
+    assert deployed == []
+
+
 def test_of_two_services_on_one_serve_instance_the_first_has_the_run_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
