@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .client_types import Reward, RewardReport, Weights
+from .client import Reward, RewardReport, Weights
 from .demo_data import RewardTable
 
 MOVING_WINDOW = 500

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from .runner import Served
+    from ..runner import Served
 
 app = typer.Typer(
     name="tidegate",
@@ -48,15 +48,15 @@ def serve(
     ] = False,
 ) -> None:
     """Serve in the foreground until Ctrl-C, then stop everything that was started."""
-    from . import local
+    from .. import local
 
     # Before anything imports Ray, which reads its environment then.
     local.set_ray_environment()
     from learner.errors import LearnerError
 
-    from .errors import AuthSetupError
-    from .runner import running_service
-    from .serve_config import ServeConfigError
+    from ..errors import AuthSetupError
+    from ..runner import running_service
+    from ..serve_config import ServeConfigError
 
     try:
         with running_service(config, address=address, say=_say, reset=reset) as served:
@@ -83,8 +83,8 @@ def demo(
     json_output: Json = False,
 ) -> None:
     """Stream real prompts with real rewards through the service and watch it learn."""
-    from .client import GateClient
-    from .demo import demo as run
+    from ..client import GateClient
+    from ..demo import demo as run
 
     connect = partial(GateClient, api_key=_api_key("demo", api_key_env))
     code = run(url, data, k, limit, seed, batch, json_output, connect=connect)
@@ -94,8 +94,8 @@ def demo(
 @app.command()
 def status(url: Url = DEFAULT_URL, api_key_env: KeyEnv = None, json_output: Json = False) -> None:
     """Show what the service says of itself."""
-    from .client import GateClient
-    from .status import show_status
+    from ..client import GateClient
+    from ..status import show_status
 
     try:
         client = GateClient(url, api_key=_api_key("status", api_key_env))
@@ -114,7 +114,7 @@ def promote(
     json_output: Json = False,
 ) -> None:
     """Let a shadow rule serve from now on; the rule that served learns on as a shadow."""
-    from .client import GateClient, GateError
+    from ..client import GateClient, GateError
 
     try:
         with GateClient(url, api_key=_api_key("promote", api_key_env)) as client:
@@ -149,8 +149,8 @@ def replay(
     """Rebuild the weights from the event log, offline. The same log, rule and settings give the same digest."""
     from learner.errors import LearnerError
 
-    from .replay import plan_replay, replay_with_progress
-    from .serve_config import ServeConfigError
+    from ..replay import plan_replay, replay_with_progress
+    from ..serve_config import ServeConfigError
 
     try:
         plan = plan_replay(config, app_name, rule, start, to)
@@ -197,9 +197,9 @@ def evaluate(
     """Estimate from the event log what another policy or rule would have earned, offline. See docs/evaluation.md."""
     from learner.errors import LearnerError
 
-    from .errors import PlotError
-    from .evaluate import check_plot, evaluate_with_progress, plan_evaluation, save_plot, show_evaluation
-    from .serve_config import ServeConfigError
+    from ..errors import PlotError
+    from ..evaluate import check_plot, evaluate_with_progress, plan_evaluation, save_plot, show_evaluation
+    from ..serve_config import ServeConfigError
 
     settings = {
         "epsilon": epsilon,
@@ -240,8 +240,8 @@ def key(
     scope: Annotated[list[str], typer.Option(help="What it allows: score, reward or admin; may be repeated.")],
 ) -> None:
     """Make an API key: printed once, with the entry for `auth.keys` that holds only its hash."""
-    from .api_keys import describe_key, new_key
-    from .errors import AuthSetupError
+    from ..api_keys import describe_key, new_key
+    from ..errors import AuthSetupError
 
     secret = new_key()
     try:
@@ -265,11 +265,11 @@ def down(
     ] = None,
 ) -> None:
     """Stop the service and everything that it started, and only that."""
-    from . import local
+    from .. import local
 
     if address is not None:
         local.set_ray_environment()
-        from .runner import take_down_cluster_apps
+        from ..runner import take_down_cluster_apps
 
         names = take_down_cluster_apps(address)
         console.print(f"removed {', '.join(names)}" if names else "no Tidegate application was running there")
@@ -317,7 +317,3 @@ def _greet(served: list[Served]) -> None:
             console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
     console.print("\nor watch it learn: [bold]make demo[/bold] (or tidegate demo) in another terminal.")
     console.print("Ctrl-C stops it.\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,7 @@ from deployments.cli import app
 from deployments.client import GateClient
 from deployments.local import ProcessId, RunFile
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@
         selection = gate.select(["Why is the sky blue?"], k=2).selections[0]
         gate.report([Reward(selection.uids, [0.9, 0.4], decision_id=selection.decision_id)])
 
-Its errors and the values that it gives and takes are in `client_types`, and can be imported from here too. A
+Its errors and the values that it gives and takes are in `types`, and can be imported from the package. A
 wrong argument is a plain `ValueError`.
 """
 
@@ -19,29 +19,22 @@ from urllib.parse import quote
 
 import httpx
 
-from .client_auth import build_auth
-from .client_types import (
+from .auth import build_auth
+from .types import (
     Author,
     Checkpoint,
-    GateError,
     GateUnavailableError,
-    HeldReward,
-    Metagraph,
     OperatorStanding,
     ProblemError,
     Quarantine,
-    Rejected,
     Reward,
     RewardReport,
     Rollback,
     ScoreResult,
-    Scores,
-    Selection,
     SelectResult,
     Settlement,
     UnexpectedAnswerError,
     Wait,
-    Weights,
     build_authors,
     build_checkpoint,
     build_quarantine,
@@ -52,32 +45,7 @@ from .client_types import (
 )
 
 if TYPE_CHECKING:
-    from .client_dense import DenseScores
-
-__all__ = [
-    "Author",
-    "Checkpoint",
-    "GateClient",
-    "GateError",
-    "GateUnavailableError",
-    "HeldReward",
-    "Metagraph",
-    "OperatorStanding",
-    "ProblemError",
-    "Quarantine",
-    "Rejected",
-    "Reward",
-    "RewardReport",
-    "Rollback",
-    "ScoreResult",
-    "Scores",
-    "SelectResult",
-    "Selection",
-    "Settlement",
-    "UnexpectedAnswerError",
-    "Wait",
-    "Weights",
-]
+    from .dense import DenseScores
 
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
@@ -171,7 +139,7 @@ class GateClient:
     ) -> DenseScores:
         """`score` for many uids: every score of all messages as one array, sent as bytes instead of JSON."""
         # Only who wants an array needs the library for it.
-        from .client_dense import build_dense_scores
+        from .dense import build_dense_scores
 
         body = _message_body(messages, uids=_ints(uids), min_version=min_version)
         response = self._ask("POST", "/v1/score", body, accept=OCTETS)

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.client import (
-    MAX_RETRY_AFTER_S,
     Author,
     Checkpoint,
     GateClient,
@@ -30,6 +29,7 @@ from deployments.client import (
     UnexpectedAnswerError,
     Weights,
 )
+from deployments.client.gate_client import MAX_RETRY_AFTER_S
 
 Outcome = httpx.Response | httpx.TransportError
 

@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from deployments.client import GateClient, ProblemError, Reward
-from deployments.client_auth import HotkeyAuth
+from deployments.client.auth import HotkeyAuth
 from tests.keyring import Keyring
 
-from .test_client import REPORT, ScriptedServer, answer, problem, proxy_error
+from .test_gate_client import REPORT, ScriptedServer, answer, problem, proxy_error
 
 
 def test_a_client_without_credentials_sends_none() -> None:
