@@ -1,5 +1,6 @@
-"""The service's HTTP contract as typed Python calls, on httpx alone; see `gate_client`."""
+"""The service's HTTP contract as typed Python calls, on httpx alone."""
 
+from .async_client import AsyncGateClient
 from .gate_client import GateClient
 from .types import (
     Author,
@@ -26,6 +27,7 @@ from .types import (
 )
 
 __all__ = [
+    "AsyncGateClient",
     "Author",
     "Checkpoint",
     "GateClient",

@@ -16,7 +16,7 @@ def test_everything_public_can_be_imported_from_the_client_too() -> None:
         for name, value in vars(types).items()
         if getattr(value, "__module__", None) == types.__name__ and not name.startswith(("_", "build_"))
     }
-    assert public | {"GateClient", "OperatorStanding", "Settlement", "Wait"} == set(client.__all__)
+    assert public | {"AsyncGateClient", "GateClient", "OperatorStanding", "Settlement", "Wait"} == set(client.__all__)
     assert all(getattr(client, name) is getattr(types, name) for name in public)
 
 
