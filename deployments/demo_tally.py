@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from .client import Reward, RewardReport, Weights
 from .demo_data import RewardTable
+from .exit_codes import FAILED, INTERRUPTED, OK
 
 MOVING_WINDOW = 500
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 CTRL_C = "interrupted"
 
 
