@@ -81,7 +81,7 @@ def rollback(
         say(f"version {done.restored} serves again as version {done.version}; {done.quarantined} events are held")
 
 
-@command("promote softmax_mse", "promote softmax_mse --json")
+@command("promote softmax_mse", "promote pooled_ridge --json")
 def promote(
     rule: Annotated[str, typer.Argument(metavar="RULE", help="The shadow's label; by default a rule's name.")],
     url: Url = DEFAULT_URL,
@@ -97,7 +97,7 @@ def promote(
         say(f"{rule} serves from version {version} on")
 
 
-@command("quarantine", "quarantine --limit 10 --json", "quarantine --readmit", "quarantine --drop --seq 12 --seq 13")
+@command("quarantine", "quarantine --limit 10 --json", "quarantine --drop --seq 12 --seq 13", "quarantine --readmit")
 def quarantine(
     readmit: Annotated[bool, typer.Option("--readmit", help="Learn them after all.")] = False,
     drop: Annotated[bool, typer.Option("--drop", help="Give them up.")] = False,
