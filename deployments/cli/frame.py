@@ -81,13 +81,13 @@ def command(*examples: str) -> Callable[[F], F]:
 
 
 @contextmanager
-def gate_client(url: str, api_key_env: str | None) -> Iterator[GateClient]:
+def gate_client(url: str, api_key_env: str | None, *, timeout_s: float = 30.0) -> Iterator[GateClient]:
     """A client for the body, whose errors end the command with a message and the right code."""
     from ..client import GateClient, GateError, GateUnavailableError
 
     key = api_key(api_key_env)
     try:
-        with GateClient(url, api_key=key) as client:
+        with GateClient(url, api_key=key, timeout_s=timeout_s) as client:
             yield client
     except GateUnavailableError as error:
         raise Failure(f"{_absence(error, url)}\n{how_to_start()}", UNREACHABLE) from error

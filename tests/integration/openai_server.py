@@ -10,7 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 RIGHT, WRONG = "This is right.", "This is wrong."
-SUBJECTS = ("maths", "french")
+QUESTIONS = {
+    "maths": "Solve the equation x + {} = 12 for x.",
+    "french": "Translate the word number {} into French.",
+}
+SUBJECTS = tuple(QUESTIONS)
 
 
 class OpenAIServer:
@@ -31,7 +35,7 @@ class OpenAIServer:
         if model == "judge":
             text = "Score: 9.5" if RIGHT in question else "Score: 1"
         else:
-            text = RIGHT if model in question else WRONG
+            text = RIGHT if question.startswith(QUESTIONS[model][:5]) else WRONG
         message = {"role": "assistant", "content": text}
         return 200, {"object": "chat.completion", "model": model, "choices": [{"index": 0, "message": message}]}
 
