@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from .errors import (
 from .events import (
     Action,
     DecisionBatch,
+    Node,
     PollReply,
     ReplicaStatus,
     RewardItem,
@@ -142,6 +144,7 @@ class LearnerActor:
         torch.set_num_threads(1)
         keep_freed_memory()
         self._args = args
+        self._node = this_node()
         threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(
             args.config,
@@ -356,6 +359,7 @@ class LearnerActor:
                 **self._learner.describe(),
                 "published_version": published,
                 "status": "running",
+                "node": asdict(self._node),
                 "checkpoint": self._housekeeper.describe(),
                 "log_error": self._committer.last_error,
             },
@@ -496,6 +500,11 @@ def _leave_for_good() -> None:
 def _summary_of(manifest: Manifest) -> dict[str, Any]:
     names = ("name", "version", "epoch", "created_at", "digest", "frozen")
     return {name: getattr(manifest, name) for name in names}
+
+
+def this_node() -> Node:
+    """The node of Ray that this process belongs to."""
+    return Node(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), socket.gethostname())
 
 
 def learner_name(app: str) -> str:
