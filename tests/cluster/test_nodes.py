@@ -27,13 +27,11 @@ from tests.chaos.verdict import assert_nothing_lost
 from tests.integration.service import serve_config, write_roster
 from tests.integration.service import wait_for as wait_for_s
 from tests.ports import free_port
-from tests.postgres import PostgresServer, postgres_server
+from tests.postgres import PostgresServer
 
 from .callers import Caller
 from .conftest import PATIENCE_S, ClusterService
 from .local_cluster import LocalCluster, Located
-
-__all__ = ["postgres_server"]
 
 N = 600
 """Enough that the weights, 0.9 MB, are the largest thing by far in any object store."""
