@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -512,13 +512,23 @@ def learner_name(app: str) -> str:
     return f"tidegate:{app}:learner"
 
 
-def get_or_create_learner(args: LearnerArgs, *, num_cpus: float) -> Any:
-    """The handle of the application's learner, which is created if there is none. Blocks."""
+def get_or_create_learner(args: LearnerArgs, *, num_cpus: float, node_labels: Mapping[str, str] | None = None) -> Any:
+    """The handle of the application's learner, which is created if there is none. Blocks.
+
+    Args:
+        args: what it is created from.
+        num_cpus: CPUs that Ray reserves for it.
+        node_labels: of the nodes that it starts on while they have room.
+    """
     # Ray's annotations do not know this argument.
     decorate: Any = ray.remote
     actor_class = decorate(concurrency_groups=CONCURRENCY_GROUPS)(LearnerActor)
     # A file is on one node, so whoever writes it must come back to that one: the head node, which there always is.
     on_head = {"node:__internal_head__": 0.001} if args.config.log.url.startswith("sqlite") else {}
+    # A learner that waits for its favourite node learns nothing: any other is better.
+    preferred: dict[str, Any] = {}
+    if node_labels:
+        preferred = {"label_selector": dict(node_labels), "fallback_strategy": [{"label_selector": {}}]}
     return actor_class.options(
         name=learner_name(args.app),
         namespace=NAMESPACE,
@@ -528,4 +538,5 @@ def get_or_create_learner(args: LearnerArgs, *, num_cpus: float) -> Any:
         resources=on_head,
         max_restarts=-1,
         max_task_retries=0,
+        **preferred,
     ).remote(args)
