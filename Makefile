@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run demo test chaos lint format bench bench-learning setup lock clean
+.PHONY: run demo test chaos soak lint format bench bench-learning setup lock clean
 
 run: $(READY)
 	@exec $(BIN)/tidegate serve
@@ -21,6 +21,10 @@ test: $(READY)
 chaos: $(READY)
 	TIDEGATE_CHAOS_ROUNDS=$(or $(ROUNDS),10) $(BIN)/python -m pytest tests/chaos -m integration -s $(ARGS)
 	$(BIN)/python -m pytest -m long tests/integration $(ARGS)
+
+# Steady load on a cluster of three local nodes, with processes killed and experts that change hands: does anything grow?
+soak: $(READY)
+	TIDEGATE_SOAK_MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest tests/soak -m long -s $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
