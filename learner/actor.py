@@ -54,7 +54,7 @@ from .events import (
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
 from .learning import Progress
-from .loop import LearningLoop
+from .loop import LearningLoop, Publisher
 from .memory import keep_freed_memory
 from .nonces import NonceStore, NonceVerdict
 from .signals import Signal
@@ -171,7 +171,7 @@ class LearnerActor:
             self._storage.log.close()
             raise
         self._build_threads(args)
-        for thread in (self._committer, self._loop, self._housekeeper, self._comparing):
+        for thread in (self._committer, self._loop, self._publisher, self._housekeeper, self._comparing):
             thread.start()
         self._follower.start(self._resync)
         threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
@@ -189,10 +189,11 @@ class LearnerActor:
         )
         self._loop = LearningLoop(
             self._learner,
-            publish=self._publish,
-            interval_s=self._publish_interval_s,
-            on_learned=self._changed.notify,
+            on_learned=self._on_learned,
             on_crash=_crash,
+        )
+        self._publisher = Publisher(
+            self._learner, publish=self._publish, interval_s=self._publish_interval_s, on_crash=_crash
         )
 
         self._comparing = ComparisonLoop(self._learner.compare, interval_s=args.config.compare_interval_s)
@@ -410,11 +411,16 @@ class LearnerActor:
         self._comparing.stop()
         self._committer.stop()
         self._loop.stop()
+        self._publisher.stop()
         self._housekeeper.stop()
         self._storage.log.close()
 
     async def _commit(self, stage: Stage[T]) -> T:
         return await asyncio.wrap_future(self._committer.submit(stage))
+
+    def _on_learned(self) -> None:
+        self._changed.notify()
+        self._publisher.wake()
 
     def _on_commit(self) -> None:
         self._loop.wake()
