@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from fastapi import FastAPI
@@ -77,7 +77,11 @@ class GateReplica:
         self._learner_args = LearnerArgs(
             context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint, args.selection.build()
         )
-        self._learner = RayLearner(self._learner_args, num_cpus=args.replica.learner_num_cpus)
+        self._learner = RayLearner(
+            self._learner_args,
+            num_cpus=args.replica.learner_num_cpus,
+            node_labels=args.replica.learner_node_labels,
+        )
         self._decisions = DecisionBuffer(
             self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions
         )
@@ -199,6 +203,8 @@ def build_app(args: ServeArgs) -> Application:
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=args.replica.num_replicas,
+        # Ray's annotations do not know that None is the default.
+        max_replicas_per_node=cast(int, args.replica.max_replicas_per_node),
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
         ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
         health_check_period_s=2,

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .client import GateClient, GateError, GateUnavailableError
 from .status_nodes import render_engines, render_nodes, runs_on
 from .status_text import mapping, mappings, plain
-
-OK, UNREACHABLE = 0, 1
 
 LEARNER_ROWS = (
     ("rule", "rule"),
@@ -75,27 +72,6 @@ REPLICA_COLUMNS = (
     ("waiting", "buffered_decisions"),
     ("polled, s", "last_poll_s"),
 )
-
-
-def show_status(client: GateClient, console: Console, json_output: bool = False) -> int:
-    """Print the service's state once.
-
-    Returns:
-        Exit code: 0, or 1 where the service cannot be reached.
-    """
-    try:
-        state = client.state()
-    except GateUnavailableError as error:
-        console.print(Text(f"{error}\nIs the service running? Start it with `make run`."), soft_wrap=True)
-        return UNREACHABLE
-    except GateError as error:
-        console.print(Text(str(error)), soft_wrap=True)
-        return UNREACHABLE
-    if json_output:
-        console.print_json(data=state)
-    else:
-        console.print(render_status(state))
-    return OK
 
 
 def render_status(state: Mapping[str, Any]) -> RenderableType:

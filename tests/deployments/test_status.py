@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from deployments.client import GateClient
-from deployments.status import render_status, show_status
+from deployments.status import render_status
 
 STATE: dict[str, Any] = {
     "learner": {
@@ -138,20 +135,6 @@ def rendered(state: dict[str, Any]) -> str:
 
 def row(output: str, label: str) -> str:
     return next(line for line in output.splitlines() if label in line)
-
-
-def show(answer: httpx.Response | httpx.TransportError, *, json_output: bool = False) -> tuple[int, str]:
-    def respond(request: httpx.Request) -> httpx.Response:
-        if isinstance(answer, httpx.TransportError):
-            raise answer
-        return answer
-
-    console = Console(file=io.StringIO(), width=80)
-    transport = httpx.MockTransport(respond)
-    with GateClient("http://gate", transport=transport, retries=0) as client:
-        code = show_status(client, console, json_output)
-    assert isinstance(console.file, io.StringIO)
-    return code, console.file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -288,30 +271,3 @@ def test_what_the_service_says_is_not_taken_for_markup() -> None:
     state["learner"]["rule"] = "[red]x[/blue]"
     state["learner"]["counters"] = {"[/]": 1}
     assert "[red]x[/blue]" in rendered(state)
-
-
-def test_status_is_shown_with_exit_code_0() -> None:
-    code, output = show(httpx.Response(200, json=STATE))
-    assert code == 0
-    assert "adagrad" in output
-
-
-def test_status_as_json_is_the_answer_itself() -> None:
-    code, output = show(httpx.Response(200, json=STATE), json_output=True)
-    assert (code, json.loads(output)) == (0, STATE)
-
-
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [
-        (httpx.ConnectError("connection refused"), "no answer from http://gate: connection refused"),
-        (httpx.Response(503, text="starting"), "make run"),
-        (httpx.Response(404, html="another server"), "check the address"),
-    ],
-)
-def test_an_unreachable_service_is_exit_code_1_with_a_reason(
-    answer: httpx.Response | httpx.TransportError, text: str
-) -> None:
-    code, output = show(answer)
-    assert code == 1
-    assert text in output
