@@ -17,9 +17,11 @@ RAY_SHELL = {
     "deployments/autoscaling.py",
     "deployments/ray_learner.py",
     "deployments/metrics.py",
+    "deployments/nodes.py",
     "deployments/runner.py",
     "deployments/serve_client.py",
     "deployments/serve_config.py",
+    "deployments/shared_serve.py",
 }
 BITTENSOR_SHELL = {"learner/chain.py", "deployments/hotkey_auth.py", "deployments/client/auth.py"}
 

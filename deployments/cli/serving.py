@@ -70,7 +70,10 @@ def down(
         local.set_ray_environment()
         from ..runner import take_down_cluster_apps
 
-        names = take_down_cluster_apps(address)
+        try:
+            names = take_down_cluster_apps(address)
+        except local.ServiceError as error:
+            raise Failure(error) from error
         found = f"removed {', '.join(names)}" if names else "no Tidegate application was running there"
         emit({"removed": names}) if json_output else say(found)
         return
