@@ -16,6 +16,7 @@ from ray.serve import Application
 
 from gating import build_encoder
 from gating.metagraph import MetagraphView
+from learner.actor import this_node
 from learner.chain import check_source
 from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
@@ -32,6 +33,7 @@ from .engine import build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
 from .metrics import EngineMetrics
+from .nodes import ClusterNodes, fetch_nodes
 from .ray_learner import RayLearner
 from .reporting import Reporter
 from .saved_weights import load_saved_weights
@@ -56,6 +58,7 @@ class GateReplica:
         keep_freed_memory()
         self._args = args
         self._id = context.replica_tag
+        self._node = this_node()
         encoder = build_encoder(
             args.encoder.kind,
             args.encoder.model_name,
@@ -126,7 +129,9 @@ class GateReplica:
             subscriber=self._subscriber,
             wait_timeout_s=self._args.serving.wait_timeout_s,
         )
-        state = StateView(self._learner, self._subscriber, self.status, self._doorkeeper.failures)
+        state = StateView(
+            self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
+        )
         limit = self._args.serving.max_body_bytes
         return build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
 
@@ -144,6 +149,7 @@ class GateReplica:
             queued_texts=self._batcher.queued_texts,
             texts=self._batcher.texts_done,
             buffered_decisions=len(self._decisions),
+            node=self._node,
             **engine_status(self._batcher, self._embeddings),
         )
 
