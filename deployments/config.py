@@ -198,8 +198,8 @@ class ReplicaArgs(StrictModel):
     """Most replicas on one node, so that its death leaves others; those that find no place wait for a node. null: as
     many as fit. `deployments:` in the Serve config may override it."""
     learner_num_cpus: float = Field(0.0, ge=0)
-    """CPUs that Ray reserves for the learner. 0 lets it share a laptop's cores with the replicas; on a cluster it may
-    then be on any node, also on a head that has `num-cpus: 0` so as to be left alone."""
+    """CPUs that Ray reserves for the learner. 0 lets it share a laptop's cores with the replicas; on a cluster it is
+    then on any node by chance, also on one with GPUs or a head that has `num-cpus: 0` so as to be left alone."""
     learner_node_labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     """Labels of the Ray nodes that the learner starts on as long as they have room, such as
     `{ray.io/node-group: cpu}`, or `"!gpu"` for any but those; while they have none, any node will do. Not with an
