@@ -25,10 +25,11 @@ from learner.storage import check_log
 
 from .api import build_api
 from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
+from .autoscaling_policy import serve_autoscaling
 from .config import ServeArgs
 from .decisions import DecisionBuffer
 from .embedding_cache import EmbeddingCache
-from .engine import build_batcher, engine_status, engine_threads
+from .engine import autoscaling_stats, build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
 from .metrics import EngineMetrics
@@ -154,6 +155,10 @@ class GateReplica:
             if task.done():
                 task.result()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve gives the autoscaling policy, asked for every `metrics_interval_s`."""
+        return autoscaling_stats(self._batcher)
+
     async def stop(self) -> None:
         """Hand over the last decisions."""
         for task in self._tasks:
@@ -190,9 +195,11 @@ def build_app(args: ServeArgs) -> Application:
     check_source(args.chain)
     # Serve does not tell under which name it deploys.
     check_log(args.learner, None)
+    autoscaling = args.replica.autoscaling
     deployment = serve.deployment(
         name=DEPLOYMENT,
-        num_replicas=args.replica.num_replicas,
+        num_replicas=args.replica.num_replicas if autoscaling is None else None,
+        autoscaling_config=serve_autoscaling(autoscaling) if autoscaling else None,
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
         ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
         health_check_period_s=2,
