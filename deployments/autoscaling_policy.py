@@ -16,6 +16,7 @@ from . import autoscaling
 from .autoscaling import ScalingSettings, ScalingState, desired_by_default, desired_replicas, loads_told
 from .config import AutoscalingArgs
 
+_PATH = f"{__name__}:QueueDelayPolicy"
 _STATE = "tidegate"
 _LOOK_BACK = 10
 """Rates are taken over so many of a replica's reports, and one silent for twice as long is not counted."""
@@ -78,7 +79,7 @@ def serve_autoscaling(args: AutoscalingArgs) -> AutoscalingConfig:
             # The policy waits by itself, and would otherwise do so twice.
             upscale_delay_s=0.0 if is_own else args.upscale_delay_s,
             downscale_delay_s=0.0 if is_own else args.downscale_delay_s,
-            policy=_policy(args) if is_own else AutoscalingPolicy(),
+            policy=_policy(args) if is_own else AutoscalingPolicy(),  # type: ignore[no-untyped-call]
         )
 
 
@@ -96,11 +97,11 @@ def _policy(args: AutoscalingArgs) -> AutoscalingPolicy:
     }
     # Serve sends the policy's module itself to its controller, which outlives deployments: what the module uses has to
     # go along, lest it meets that of an older version there.
-    cloudpickle.register_pickle_by_value(autoscaling)
+    cloudpickle.register_pickle_by_value(autoscaling)  # type: ignore[no-untyped-call]
     try:
-        return AutoscalingPolicy(policy_function=f"{__name__}:{QueueDelayPolicy.__name__}", policy_kwargs=settings)
+        return AutoscalingPolicy(policy_function=_PATH, policy_kwargs=settings)  # type: ignore[no-untyped-call]
     finally:
-        cloudpickle.unregister_pickle_by_value(autoscaling)
+        cloudpickle.unregister_pickle_by_value(autoscaling)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
