@@ -90,9 +90,10 @@ def test_in_between_nothing_changes_whatever_the_time() -> None:
 
 
 def test_as_many_come_as_what_arrives_and_what_waits_need() -> None:
-    # 2.1 replicas' worth arrives, at 0.7 of the speed each: 3; 21 s of work more in 30 s: another.
+    # 2.1 replicas' worth arrives, at 0.7 of the speed each: 3, which are there, and one more since it is over.
     assert desired([load(0.6, 0.7, 1.0)] * 3) == 4
-    assert desired([load(7.0, 0.7, 1.0)] * 3) == 4
+    # 42 s of work besides, in 30 s: 3.5 replicas' worth.
+    assert desired([load(14.0, 0.7, 1.0)] * 3) == 5
     assert desired([load(0.6, 1.4, 1.0)] * 3) == 6
 
 
@@ -113,10 +114,12 @@ def test_those_that_came_are_given_the_time_to_work_the_queue_off_and_then_one_m
 
 
 def test_when_there_came_to_be_more_is_noted() -> None:
-    state = ScalingState()
+    state, grew_s = ScalingState(), []
     for now_s, running in ((1.0, 2), (2.0, 2), (3.0, 3), (4.0, 3), (5.0, 2)):
         _, state = desired_replicas([load()], running=running, target=3, settings=SETTINGS, state=state, now_s=now_s)
-    assert (state.running, state.grew_s) == (2, 3.0)
+        grew_s.append(state.grew_s)
+    # Those that were there at first have not just come.
+    assert grew_s == [-math.inf, -math.inf, 3.0, 3.0, 3.0]
 
 
 def test_engines_that_are_busy_stay_even_if_little_comes() -> None:
