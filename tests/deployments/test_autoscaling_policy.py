@@ -95,8 +95,8 @@ def test_the_state_is_handed_on_through_serve() -> None:
 
 
 def test_serves_bounds_count_as_they_are_adjusted_to_the_target_capacity() -> None:
-    adjusted = context([told()] * 4, capacity_adjusted_min_replicas=3, capacity_adjusted_max_replicas=3)
-    assert policy()(adjusted)[0] == 3
+    assert policy()(context([told()] * 4, capacity_adjusted_min_replicas=3))[0] == 3
+    assert policy()(context([told(used=0.6)] * 4, capacity_adjusted_max_replicas=3))[0] == 3
 
 
 def test_without_word_from_the_replicas_requests_are_counted_as_serve_does() -> None:
