@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import statistics
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -101,7 +100,6 @@ def test_load_brings_replicas_until_the_delay_is_under_the_target_and_they_go_wi
     def two_run() -> bool:
         told = replicas(service)
         delay = delay_ms(told)
-        print(f"{time.monotonic():.2f} {[(r['queued_tokens'], r['tokens_per_s']) for r in told]} {delay}")
         if len(told) == 1 and delay is not None and delay < 1.25 * TARGET_MS:
             load.add()
         return len(told) == 2
@@ -112,9 +110,6 @@ def test_load_brings_replicas_until_the_delay_is_under_the_target_and_they_go_wi
     def is_under() -> bool:
         told = replicas(service)
         delay = delay_ms(told)
-        print(
-            f"{time.monotonic():.2f} {len(load._clients)} {[(r['queued_tokens'], r['tokens_per_s']) for r in told]} {delay}"
-        )
         if delay is not None and all(replica["texts"] for replica in told):
             recent.append(delay)
         if len(recent) < 12:
@@ -131,4 +126,3 @@ def test_load_brings_replicas_until_the_delay_is_under_the_target_and_they_go_wi
     wait_for(lambda: len(service.replica_pids()) == 1, timeout_s=120)
     lone.stop()
     assert set(load.statuses + lone.statuses) == {200}
-    print(len(load.statuses), len(lone.statuses))
