@@ -1,9 +1,10 @@
-"""The command line: `tidegate serve | demo | status | promote | replay | evaluate | key | down`."""
+"""The command line: `tidegate serve | demo | status | promote | handover | replay | evaluate | key | down`."""
 
 from __future__ import annotations
 
 import os
 import threading
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,7 @@ console = Console()
 errors = Console(stderr=True)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+_HANDOVER_TIMEOUT_S = 180.0
 
 Url = Annotated[str, typer.Option(help="Where the service listens.")]
 KEY_VARIABLE = "TIDEGATE_API_KEY"
@@ -126,6 +128,24 @@ def promote(
         console.print_json(data={"rule": rule, "version": version})
     else:
         console.print(f"{rule} serves from version {version} on", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def handover(url: Url = DEFAULT_URL, api_key_env: KeyEnv = None, json_output: Json = False) -> None:
+    """Replace the learner by one of the replicas' settings and code, after a deploy. See docs/upgrades.md."""
+    from .client import GateClient, GateError
+
+    try:
+        with GateClient(url, api_key=_api_key("handover", api_key_env), timeout_s=_HANDOVER_TIMEOUT_S) as client:
+            done = client.hand_over()
+    except (ValueError, GateError) as error:
+        errors.print(f"[red]tidegate handover:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    if json_output:
+        console.print_json(data=asdict(done))
+    else:
+        told = f"epoch {done.left_epoch} -> {done.epoch}, from version {done.version} on; {done.away_s:.1f} s without"
+        console.print(f"{told} a learner", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from .client_types import (
     Checkpoint,
     GateError,
     GateUnavailableError,
+    Handover,
     HeldReward,
     Metagraph,
     OperatorStanding,
@@ -44,6 +45,7 @@ from .client_types import (
     Weights,
     build_authors,
     build_checkpoint,
+    build_handover,
     build_quarantine,
     build_reward_report,
     build_rollback,
@@ -60,6 +62,7 @@ __all__ = [
     "GateClient",
     "GateError",
     "GateUnavailableError",
+    "Handover",
     "HeldReward",
     "Metagraph",
     "OperatorStanding",
@@ -245,6 +248,10 @@ class GateClient:
         """Let the shadow rule of this label serve; answers the version from which on it does."""
         answer = self._call("POST", "/v1/admin/promote", {"rule": rule})
         return self._parse(lambda promoted: int(promoted["version"]), answer)
+
+    def hand_over(self) -> Handover:
+        """Replace the learner by one of the replicas' settings and code, which goes on from its log."""
+        return self._parse(build_handover, self._call("POST", "/v1/admin/handover"))
 
     def quarantine(self, *, after: int = 0, limit: int = 100) -> Quarantine:
         """The events that are in the log and not in the weights: those after that place, at most `limit`."""

@@ -27,6 +27,7 @@ LEARNER_ROWS = (
     ("last seen, s ago", "last_seen_s"),
     ("reason", "reason"),
     ("encoder", "fingerprint"),
+    ("hand-over due", "handover"),
 )
 DURABILITY_ROWS = (
     ("durable", "durable"),

@@ -23,3 +23,8 @@ def test_a_log_whose_place_has_the_applications_name_is_left_to_the_learner(tmp_
     log = {"url": f"sqlite:///{tmp_path}/{{app}}/events.db"}
     build_app(ServeArgs.model_validate({"chain": ROSTER, "learner": {"log": log}}))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_roll_starts_a_new_replica_before_it_stops_an_old_one_also_where_there_is_only_one() -> None:
+    app = build_app(ServeArgs.model_validate({"chain": ROSTER, "learner": {"log": {"url": "memory"}}}))
+    assert app._bound_deployment._deployment_config.max_surge_percent > 0

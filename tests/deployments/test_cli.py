@@ -54,7 +54,7 @@ def taken_port() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ((), ("serve", "demo", "status", "promote", "key", "down")),
+        ((), ("serve", "demo", "status", "promote", "handover", "key", "down")),
         (("promote",), ("RULE", "--url", "--api-key-env", "--json")),
         (("serve",), ("--config", "--address", "--reset")),
         (("demo",), ("--url", "--data", "--k", "--limit", "--seed", "--batch", "--api-key-env", "--json")),
@@ -253,6 +253,29 @@ def test_a_named_variable_that_is_not_set_is_bad_input() -> None:
         result = run(command, "--api-key-env", "NOT_SET")
         assert result.exit_code == 2
         assert "the variable NOT_SET is not set" in result.stderr
+
+
+def test_a_hand_over_tells_the_epochs_and_how_long_there_was_no_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [{"left_epoch": 1, "epoch": 2, "version": 41, "identity": "abc", "away_s": 2.34}] * 2
+
+    def gate(request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.url.path) == ("POST", "/v1/admin/handover")
+        if answers:
+            return httpx.Response(200, json=answers.pop())
+        document = {"title": "Conflict", "code": "roll_in_progress", "detail": "replicas of two deployments"}
+        return httpx.Response(409, json=document, headers={"content-type": "application/problem+json"})
+
+    monkeypatch.setattr("deployments.client.GateClient", partial(GateClient, transport=httpx.MockTransport(gate)))
+    assert run("handover").output == "epoch 1 -> 2, from version 41 on; 2.3 s without a learner\n"
+    assert json.loads(run("handover", "--json").output) == {
+        "left_epoch": 1,
+        "epoch": 2,
+        "version": 41,
+        "away_s": 2.34,
+    }
+    refused = run("handover")
+    assert refused.exit_code == 1
+    assert "tidegate handover: 409 roll_in_progress: replicas of two deployments" in refused.stderr
 
 
 def test_a_promotion_is_asked_for_by_label_and_answered_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
