@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from fastapi import FastAPI
@@ -16,6 +16,7 @@ from ray.serve import Application
 
 from gating import build_encoder
 from gating.metagraph import MetagraphView
+from learner.actor import this_node
 from learner.chain import check_source
 from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
@@ -33,6 +34,7 @@ from .engine import build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
 from .metrics import EngineMetrics
+from .nodes import ClusterNodes, fetch_nodes
 from .ray_learner import RayLearner
 from .reporting import Reporter
 from .saved_weights import load_saved_weights
@@ -59,6 +61,7 @@ class GateReplica:
         keep_freed_memory()
         self._args = args
         self._id = context.replica_tag
+        self._node = this_node()
         encoder = build_encoder(
             args.encoder.kind,
             args.encoder.model_name,
@@ -77,7 +80,11 @@ class GateReplica:
         self._learner_args = LearnerArgs(
             context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint, args.selection.build()
         )
-        self._learner = RayLearner(self._learner_args, num_cpus=args.replica.learner_num_cpus)
+        self._learner = RayLearner(
+            self._learner_args,
+            num_cpus=args.replica.learner_num_cpus,
+            node_labels=args.replica.learner_node_labels,
+        )
         self._decisions = DecisionBuffer(
             self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions
         )
@@ -125,7 +132,9 @@ class GateReplica:
             subscriber=self._subscriber,
             wait_timeout_s=self._args.serving.wait_timeout_s,
         )
-        state = StateView(self._learner, self._subscriber, self.status, self._doorkeeper.failures)
+        state = StateView(
+            self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
+        )
         limit = self._args.serving.max_body_bytes
         return build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
 
@@ -143,6 +152,7 @@ class GateReplica:
             queued_texts=self._batcher.queued_texts,
             texts=self._batcher.texts_done,
             buffered_decisions=len(self._decisions),
+            node=self._node,
             **engine_status(self._batcher, self._embeddings),
             reads=SNAPSHOT_FORMATS,
             learner=self._learner.wanted,
@@ -198,6 +208,8 @@ def build_app(args: ServeArgs) -> Application:
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=args.replica.num_replicas,
+        # Ray's annotations do not know that None is the default.
+        max_replicas_per_node=cast(int, args.replica.max_replicas_per_node),
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
         max_surge_percent=_SURGE_PERCENT,
         ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
