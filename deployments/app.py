@@ -22,6 +22,7 @@ from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
 from learner.memory import keep_freed_memory
 from learner.startup import LearnerArgs
+from learner.state import SNAPSHOT_FORMATS
 from learner.storage import check_log
 
 from .api import build_api
@@ -47,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "Gate"
 _REQUESTS_PER_REPLICA = 4096
+# A new replica starts before an old one stops: with Serve's 0, a roll of one replica is a time without any.
+_SURGE_PERCENT = 25
 
 
 class GateReplica:
@@ -106,7 +109,7 @@ class GateReplica:
         """Get the first weights, from the learner or else from its newest checkpoint, then follow the learner.
 
         Raises:
-            LearnerError: the learner that runs is not this replica's.
+            LearnerError: the learner that runs is none that this replica can use.
         """
         await self._subscriber.start(lambda: load_saved_weights(self._learner_args))
         work = (self._subscriber.run(), self._decisions.run(), self._metrics.run())
@@ -152,6 +155,8 @@ class GateReplica:
             buffered_decisions=len(self._decisions),
             node=self._node,
             **engine_status(self._batcher, self._embeddings),
+            reads=SNAPSHOT_FORMATS,
+            learner=self._learner.wanted,
         )
 
     def _current_view(self) -> MetagraphView | None:
@@ -213,6 +218,7 @@ def build_app(args: ServeArgs) -> Application:
         # Ray's annotations do not know that None is the default.
         max_replicas_per_node=cast(int, args.replica.max_replicas_per_node),
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
+        max_surge_percent=_SURGE_PERCENT,
         ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=10,
