@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from fastapi import FastAPI
@@ -16,22 +16,26 @@ from ray.serve import Application
 
 from gating import build_encoder
 from gating.metagraph import MetagraphView
+from learner.actor import this_node
 from learner.chain import check_source
 from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
 from learner.memory import keep_freed_memory
 from learner.startup import LearnerArgs
+from learner.state import SNAPSHOT_FORMATS
 from learner.storage import check_log
 
 from .api import build_api
 from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
+from .autoscaling_policy import serve_autoscaling
 from .config import ServeArgs
 from .decisions import DecisionBuffer
 from .embedding_cache import EmbeddingCache
-from .engine import build_batcher, engine_status, engine_threads
+from .engine import autoscaling_stats, build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
 from .metrics import EngineMetrics
+from .nodes import ClusterNodes, fetch_nodes
 from .ray_learner import RayLearner
 from .reporting import Reporter
 from .saved_weights import load_saved_weights
@@ -44,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "Gate"
 _REQUESTS_PER_REPLICA = 4096
+# A new replica starts before an old one stops: with Serve's 0, a roll of one replica is a time without any.
+_SURGE_PERCENT = 25
 
 
 class GateReplica:
@@ -56,6 +62,7 @@ class GateReplica:
         keep_freed_memory()
         self._args = args
         self._id = context.replica_tag
+        self._node = this_node()
         encoder = build_encoder(
             args.encoder.kind,
             args.encoder.model_name,
@@ -74,7 +81,11 @@ class GateReplica:
         self._learner_args = LearnerArgs(
             context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint, args.selection.build()
         )
-        self._learner = RayLearner(self._learner_args, num_cpus=args.replica.learner_num_cpus)
+        self._learner = RayLearner(
+            self._learner_args,
+            num_cpus=args.replica.learner_num_cpus,
+            node_labels=args.replica.learner_node_labels,
+        )
         self._decisions = DecisionBuffer(
             self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions
         )
@@ -98,7 +109,7 @@ class GateReplica:
         """Get the first weights, from the learner or else from its newest checkpoint, then follow the learner.
 
         Raises:
-            LearnerError: the learner that runs is not this replica's.
+            LearnerError: the learner that runs is none that this replica can use.
         """
         await self._subscriber.start(lambda: load_saved_weights(self._learner_args))
         work = (self._subscriber.run(), self._decisions.run(), self._metrics.run())
@@ -122,7 +133,9 @@ class GateReplica:
             subscriber=self._subscriber,
             wait_timeout_s=self._args.serving.wait_timeout_s,
         )
-        state = StateView(self._learner, self._subscriber, self.status, self._doorkeeper.failures)
+        state = StateView(
+            self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
+        )
         limit = self._args.serving.max_body_bytes
         return build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
 
@@ -140,7 +153,10 @@ class GateReplica:
             queued_texts=self._batcher.queued_texts,
             texts=self._batcher.texts_done,
             buffered_decisions=len(self._decisions),
+            node=self._node,
             **engine_status(self._batcher, self._embeddings),
+            reads=SNAPSHOT_FORMATS,
+            learner=self._learner.wanted,
         )
 
     def _current_view(self) -> MetagraphView | None:
@@ -153,6 +169,10 @@ class GateReplica:
         for task in self._tasks:
             if task.done():
                 task.result()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve gives the autoscaling policy, asked for every `metrics_interval_s`."""
+        return autoscaling_stats(self._batcher)
 
     async def stop(self) -> None:
         """Hand over the last decisions."""
@@ -190,10 +210,15 @@ def build_app(args: ServeArgs) -> Application:
     check_source(args.chain)
     # Serve does not tell under which name it deploys.
     check_log(args.learner, None)
+    autoscaling = args.replica.autoscaling
     deployment = serve.deployment(
         name=DEPLOYMENT,
-        num_replicas=args.replica.num_replicas,
+        num_replicas=args.replica.num_replicas if autoscaling is None else None,
+        autoscaling_config=serve_autoscaling(autoscaling) if autoscaling else None,
+        # Ray's annotations do not know that None is the default.
+        max_replicas_per_node=cast(int, args.replica.max_replicas_per_node),
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
+        max_surge_percent=_SURGE_PERCENT,
         ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=10,

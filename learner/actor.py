@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -25,22 +26,21 @@ from gating.metagraph import MetagraphView
 
 from .checkpoint import Manifest
 from .comparison import ComparisonLoop
-from .config import ChainConfig, LearnerConfig
 from .core import ExplainedDecision, HeldEvent, ResyncSummary
 from .draft import Stage
 from .drift import load_river
 from .errors import (
-    ConfigMismatchError,
     DecisionPendingError,
-    EncoderMismatchError,
     LearnerError,
     NeedsDurableLogError,
     OverloadedError,
+    RollInProgressError,
     UnknownVersionError,
 )
 from .events import (
     Action,
     DecisionBatch,
+    Node,
     PollReply,
     ReplicaStatus,
     RewardItem,
@@ -52,13 +52,13 @@ from .events import (
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
 from .learning import Progress
-from .loop import LearningLoop
+from .loop import LearningLoop, Publisher
 from .memory import keep_freed_memory
 from .nonces import NonceStore, NonceVerdict
 from .signals import Signal
-from .startup import LearnerArgs, start_learner
-from .state import HeadSnapshot
-from .storage import log_clock, open_storage
+from .startup import LearnerArgs, Terms, check_terms, start_learner
+from .state import HeadSnapshot, format_for
+from .storage import check_storage, log_clock, open_storage
 from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
@@ -74,10 +74,18 @@ OPERATOR_PATIENCE_S = 60.0
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
 class _Published:
-    snapshot: HeadSnapshot
-    ref: Any
+    """A version in Ray's object store, once for each layout that a replica has asked for."""
+
+    def __init__(self, snapshot: HeadSnapshot) -> None:
+        self.snapshot = snapshot
+        self._refs = {snapshot.format: ray.put(snapshot)}
+
+    def ref(self, wanted: int) -> Any:
+        """The reference to it in that layout. Called from the event loop of polls only."""
+        if wanted not in self._refs:
+            self._refs[wanted] = ray.put(self.snapshot.in_format(wanted))
+        return self._refs[wanted]
 
 
 class _ChainGauges:
@@ -142,6 +150,9 @@ class LearnerActor:
         torch.set_num_threads(1)
         keep_freed_memory()
         self._args = args
+        # Now, for the code on the disk may change while this runs.
+        self._identity = args.digest()
+        self._node = this_node()
         threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(
             args.config,
@@ -157,7 +168,8 @@ class LearnerActor:
         self._saving = asyncio.Lock()
         self._replicas: dict[str, tuple[float, ReplicaStatus]] = {}
         self._decision_batches = 0
-        self._last_poll_s = time.monotonic()
+        self._started_s = self._last_poll_s = time.monotonic()
+        self._takes_over = self._storage.checkpoints is not None and self._storage.log.epoch > 1
         self._published: _Published | None = None
         self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
         self._chain_gauges = _ChainGauges(args.app)
@@ -168,7 +180,7 @@ class LearnerActor:
             self._storage.log.close()
             raise
         self._build_threads(args)
-        for thread in (self._committer, self._loop, self._housekeeper, self._comparing):
+        for thread in (self._committer, self._loop, self._publisher, self._housekeeper, self._comparing):
             thread.start()
         self._follower.start(self._resync)
         threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
@@ -186,30 +198,22 @@ class LearnerActor:
         )
         self._loop = LearningLoop(
             self._learner,
-            publish=self._publish,
-            interval_s=self._publish_interval_s,
-            on_learned=self._changed.notify,
+            on_learned=self._on_learned,
             on_crash=_crash,
+        )
+        self._publisher = Publisher(
+            self._learner, publish=self._publish, interval_s=self._publish_interval_s, on_crash=_crash
         )
 
         self._comparing = ComparisonLoop(self._learner.compare, interval_s=args.config.compare_interval_s)
 
-    async def check_args(self, config: LearnerConfig, chain: ChainConfig, fingerprint: str) -> None:
-        """Whether this learner is the one that a replica wants.
+    async def check_terms(self, terms: Terms) -> None:
+        """Whether a replica can use this learner. Settings in which it may differ wait for a hand-over.
 
         Raises:
-            ConfigMismatchError, EncoderMismatchError: it is not; the message says what to do.
+            ConfigMismatchError, EncoderMismatchError: it cannot; the message says what to do.
         """
-        if fingerprint != self._args.fingerprint:
-            raise EncoderMismatchError(
-                f"the learner of application {self._args.app!r} learns for encoder {self._args.fingerprint[:12]}, the "
-                f"replica has {fingerprint[:12]}; deploy another encoder as another application"
-            )
-        if (config, chain) != (self._args.config, self._args.chain):
-            raise ConfigMismatchError(
-                f"the learner of application {self._args.app!r} runs with other settings than this replica's "
-                f"`learner` and `chain`; stop it with `tidegate down` or keep its settings"
-            )
+        check_terms(self._args, terms)
 
     async def poll(self, status: ReplicaStatus, wait_s: float) -> PollReply:
         """Wait for a newer version than the caller has, at most `wait_s`."""
@@ -219,7 +223,7 @@ class LearnerActor:
             # A roster is read on request only, and is not stale for being left alone.
             self._chain_gauges.set(self._follower.describe())
         self._learning_gauges.set(self._learner.progress)
-        have = (status.epoch, status.version)
+        have, reads = (status.epoch, status.version), format_for(status.reads)
         await self._changed.wait_until(
             lambda: self._published is not None and self._published.snapshot.order != have, wait_s
         )
@@ -227,7 +231,8 @@ class LearnerActor:
         if published is None:
             return PollReply(epoch=0, version=0, refs=[])
         order = published.snapshot.order
-        return PollReply(epoch=order[0], version=order[1], refs=[] if order == have else [published.ref])
+        refs = [] if order == have or reads is None else [published.ref(reads)]
+        return PollReply(epoch=order[0], version=order[1], refs=refs)
 
     async def add_decisions(self, batch: DecisionBatch) -> None:
         """See `Learner.stage_decisions`; answers once they are in the log."""
@@ -354,8 +359,11 @@ class LearnerActor:
         return {
             "learner": {
                 **self._learner.describe(),
+                "identity": self._identity,
+                "handover": any(status.learner not in ("", self._identity) for _, status in self._live_replicas()),
                 "published_version": published,
                 "status": "running",
+                "node": asdict(self._node),
                 "checkpoint": self._housekeeper.describe(),
                 "log_error": self._committer.last_error,
             },
@@ -398,6 +406,28 @@ class LearnerActor:
                 await asyncio.to_thread(self._housekeeper.save)
         return await asyncio.to_thread(self._learner.log.erase_embedding, decision_id)
 
+    async def hand_over(self, wanted: str) -> None:
+        """Learn what was acknowledged, save it, let the log go and end for good: whoever calls finds the actor dead.
+
+        Args:
+            wanted: `LearnerArgs.digest` of the one that comes next.
+
+        Raises:
+            RollInProgressError: a replica would create another one; nothing was changed.
+        """
+        others = sorted({status.learner for _, status in self._live_replicas()} - {wanted})
+        if others:
+            raise RollInProgressError(
+                f"replicas for learner {wanted} and for {', '.join(others)} are there, so either could come next; hand "
+                "over once the roll is done and every replica is of the new deployment"
+            )
+        logger.info("handover from=%s to=%s version=%d", self._identity, wanted, self._learner.version)
+        try:
+            await asyncio.to_thread(self._finish)
+        finally:
+            # Who has stopped committing is of no use any more; what was acknowledged is in the log.
+            await asyncio.to_thread(_leave_for_good)
+
     async def stop(self) -> None:
         """Learn what was acknowledged, save it and hand the log over; the caller then kills the actor."""
         await asyncio.to_thread(self._finish)
@@ -406,11 +436,16 @@ class LearnerActor:
         self._comparing.stop()
         self._committer.stop()
         self._loop.stop()
+        self._publisher.stop()
         self._housekeeper.stop()
         self._storage.log.close()
 
     async def _commit(self, stage: Stage[T]) -> T:
         return await asyncio.wrap_future(self._committer.submit(stage))
+
+    def _on_learned(self) -> None:
+        self._changed.notify()
+        self._publisher.wake()
 
     def _on_commit(self) -> None:
         self._loop.wake()
@@ -423,14 +458,20 @@ class LearnerActor:
         deadline_s = time.monotonic() + self._args.config.decision_wait_s
         while True:
             arrived = self._decision_batches
-            live = [status.incarnation for _, status in self._live_replicas()]
             try:
-                return await self._commit(self._learner.stage_rewards(items, live))
+                return await self._commit(self._learner.stage_rewards(items, self._live_incarnations()))
             except DecisionPendingError:
                 left_s = deadline_s - time.monotonic()
                 has_more = partial(self._has_more_batches_than, arrived)
                 if not await self._changed.wait_until(has_more, max(left_s, 0.0)):
                     raise
+
+    def _live_incarnations(self) -> list[str] | None:
+        """Whose decisions may still be on their way; None: whose, a learner that takes over cannot know yet."""
+        known_s = self._started_s + _LIVE_HEARTBEATS * self._args.config.heartbeat_s
+        if self._takes_over and time.monotonic() < known_s:
+            return None
+        return [status.incarnation for _, status in self._live_replicas()]
 
     def _has_more_batches_than(self, count: int) -> bool:
         return self._decision_batches != count
@@ -459,7 +500,7 @@ class LearnerActor:
         return self._learner.version >= seq if wait == "applied" else self._is_published(seq)
 
     def _publish(self, snapshot: HeadSnapshot) -> None:
-        self._published = _Published(snapshot, ray.put(snapshot))
+        self._published = _Published(snapshot)
         self._committer.submit(self._learner.stage_publish(snapshot.version))
         self._changed.notify()
 
@@ -498,25 +539,60 @@ def _summary_of(manifest: Manifest) -> dict[str, Any]:
     return {name: getattr(manifest, name) for name in names}
 
 
+def this_node() -> Node:
+    """The node of Ray that this process belongs to."""
+    return Node(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), socket.gethostname())
+
+
 def learner_name(app: str) -> str:
     """The name of an application's learner among Ray's actors of `NAMESPACE`."""
     return f"tidegate:{app}:learner"
 
 
-def get_or_create_learner(args: LearnerArgs, *, num_cpus: float) -> Any:
-    """The handle of the application's learner, which is created if there is none. Blocks."""
+def get_or_create_learner(args: LearnerArgs, *, num_cpus: float, node_labels: Mapping[str, str] | None = None) -> Any:
+    """The handle of the application's learner, which is created if there is none. Blocks.
+
+    Args:
+        args: what it is created from.
+        num_cpus: CPUs that Ray reserves for it.
+        node_labels: of the nodes that it starts on while they have room.
+    """
     # Ray's annotations do not know this argument.
     decorate: Any = ray.remote
     actor_class = decorate(concurrency_groups=CONCURRENCY_GROUPS)(LearnerActor)
-    # A file is on one node, so whoever writes it must come back to that one: the head node, which there always is.
-    on_head = {"node:__internal_head__": 0.001} if args.config.log.url.startswith("sqlite") else {}
+    # A learner that waits for its favourite node learns nothing: any other is better.
+    preferred: dict[str, Any] = {}
+    if node_labels:
+        preferred = {"label_selector": dict(node_labels), "fallback_strategy": [{"label_selector": {}}]}
     return actor_class.options(
         name=learner_name(args.app),
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
         num_cpus=num_cpus,
-        resources=on_head,
+        resources=_where(args),
         max_restarts=-1,
         max_task_retries=0,
+        **preferred,
     ).remote(args)
+
+
+def check_successor(args: LearnerArgs) -> Any:
+    """Find out where the learner is whether one of these could go on from its log and checkpoints. Nothing is written.
+
+    It also leaves a process behind that has loaded what a learner needs, so that the next one starts the sooner.
+
+    Returns:
+        A reference whose value raises what the learner would say.
+    """
+    decorate: Any = ray.remote
+    return decorate(_check_successor).options(num_cpus=0, resources=_where(args), max_retries=0).remote(args)
+
+
+def _check_successor(args: LearnerArgs) -> None:
+    check_storage(args.config, args.app)
+
+
+def _where(args: LearnerArgs) -> dict[str, float]:
+    # A file is on one node, so whoever writes it must come back to that one: the head node, which there always is.
+    return {"node:__internal_head__": 0.001} if args.config.log.url.startswith("sqlite") else {}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from gating.message import message
 from gating.policies import Policy, TailExploration
 
 from .baselines import Baselines
@@ -30,6 +31,7 @@ from .errors import (
 )
 from .event_log import Chosen, EventLog
 from .events import Action, Decision, Reported, RewardEvent
+from .fair_lock import FairLock
 from .ingest import Ingest, ResyncSummary
 from .learning import Learning, Progress, free_to_settle
 from .ranges import to_ranges
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["Captured", "ExplainedDecision", "HeldEvent", "Learner", "ResyncSummary", "RollbackSummary"]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ExplainedDecision:
     """A decision, and the rewards reported for it so far and their authors, by uid."""
 
@@ -51,7 +53,7 @@ class ExplainedDecision:
     authors: dict[int, str]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class HeldEvent:
     """A reward event that is in the log and not in the weights."""
 
@@ -115,7 +117,8 @@ class Learner(Ingest):
         )
         self.saved_version = restored.saved
         """The version of the checkpoint that the state was restored from, -1 for none."""
-        self._state_lock = threading.Lock()
+        self._state_lock = FairLock()
+        self._drafting = threading.Lock()
         self._restorer = restorer
         self._learning = Learning(
             restorer.rule_that_serves(restored.state),
@@ -229,11 +232,15 @@ class Learner(Ingest):
 
     def snapshot(self) -> HeadSnapshot:
         """The weights as learned so far, ready to be published."""
-        with self._state_lock:
-            state = self._learning.state
-            head = self.rule.head(state.rule)
-            self._newest = build_snapshot(state, head, epoch=self.log.epoch, fingerprint=self.fingerprint)
-            return self._newest
+        with self._drafting:
+            with self._state_lock:
+                state = self._learning.state
+                draft, version, view = self.rule.draft(state.rule), state.version, state.view
+            head = draft()
+        self._newest = build_snapshot(
+            head, version=version, view=view, epoch=self.log.epoch, fingerprint=self.fingerprint
+        )
+        return self._newest
 
     def compare(self) -> None:
         """Judge what has been learned since the last time: rules side by side, and what to beat. For one thread."""
@@ -247,14 +254,16 @@ class Learner(Ingest):
         self._baselines.note(events)
 
     def _heads(self) -> Heads | None:
-        with self._state_lock:
+        with self._drafting, self._state_lock:
             state, learning = self._learning.state, self._learning
             if not state.shadows:
                 return None
             heads = {state.identity.label: learning.rule.head(state.rule)}
             for label, rule in learning.shadow_rules(state).items():
                 heads[label] = rule.head(state.shadows[label].rule)
-            snapshots = {label: build_snapshot(state, head, epoch=0, fingerprint="") for label, head in heads.items()}
+            snapshots = {
+                label: build_snapshot(head, version=state.version, view=state.view) for label, head in heads.items()
+            }
             return Heads(state.identity.label, snapshots)
 
     def capture(self) -> Captured:
