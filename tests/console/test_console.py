@@ -139,6 +139,9 @@ def test_the_numbers_on_the_page_are_those_of_the_state(page: Page, service: Ser
     [replica] = service.state()["replicas"]
     row = page.locator("#replicas tbody tr")
     expect(row).to_contain_text(count(replica["version"]))
+    # Nothing that is no text has become one.
+    for wrong in ("[object", "undefined", "NaN"):
+        expect(page.locator("main")).not_to_contain_text(wrong)
     assert re.fullmatch(r"\d\.\d s", page.locator("#weights-value").inner_text())
     expect(page.locator("#block-fine")).to_have_text("roster, read on request")
     expect(page.locator("#pill-text")).to_have_text("Live")

@@ -137,10 +137,12 @@ const REPLICA_COLUMNS = [
 
 function showReplicas(state, learner) {
   const replicas = state.replicas ?? [];
+  // Where there is one node, it needs no naming.
+  const isCluster = (state.nodes ?? []).length > 1;
   const newest = Math.max(0, ...replicas.map((replica) => replica.version));
   const rows = replicas.map((replica) => {
     const behind = newest - replica.version;
-    const name = el("span", {}, el("code", { title: replica.id }, shortId(replica.id)), replica.node ? ` on ${replica.node}` : "");
+    const name = el("span", {}, el("code", { title: replica.id }, shortId(replica.id)), isCluster ? onNode(replica.node) : "");
     return [
       name,
       el("span", {}, count(replica.version), behind ? el("span", { class: "late" }, ` (${count(behind)} behind)`) : ""),
@@ -156,11 +158,13 @@ function showReplicas(state, learner) {
   );
 }
 
+const onNode = (node) => (node ? ` on ${node.hostname} (${node.ip})` : "");
+
 const shortId = (id) => (id.length > 12 ? `…${id.slice(-10)}` : id);
 
 function showLearner(state, learner) {
   const facts = [
-    ["status", learner.status ?? NONE],
+    ["status", `${learner.status ?? NONE}${(state.nodes ?? []).length > 1 ? onNode(learner.node) : ""}`],
     ["rule", learner.rule ?? NONE],
     ["version, epoch", learner.version === undefined ? NONE : `${count(learner.version)}, ${learner.epoch}`],
     ["checkpoint", checkpointOf(learner)],
