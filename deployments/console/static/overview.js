@@ -99,7 +99,7 @@ function showTiles(state, learner, history) {
   tile("decisions", rate(now.decisionsRate), learner.decisions === undefined ? "" : `${count(learner.decisions)} since the learner started`, history.series("decisionsRate"));
   tile("texts", rate(now.textsRate), `${count(replicas.reduce((sum, one) => sum + one.texts, 0))} encoded so far`, history.series("textsRate"));
   tile("latency", latency ? `${milliseconds(latency.p50)} / ${milliseconds(latency.p99)}` : NONE, latency ? `${latency.name} texts through the engine` : "no text yet");
-  tile("queue", milliseconds(queueDelayMs(replicas)), latency ? `waited p50 ${milliseconds(latency.wait_p50)}, p99 ${milliseconds(latency.wait_p99)}` : "no text yet");
+  tile("queue", milliseconds(queueDelayMs(replicas)), latency ? `waited ${milliseconds(latency.wait_p50)} / ${milliseconds(latency.wait_p99)}` : "no text yet");
   tile("cache", percent(hitRate(replicas)), typeof now.hitRate === "number" ? `${percent(now.hitRate)} just now` : "since the replicas started");
   tile("join", percent(learner.join_rate), "decisions that got a reward");
   tile("lag", lag === null ? NONE : plural(lag, "event"), unpublished === null ? "" : unpublished ? `${plural(unpublished, "version")} not published` : "all is published");
