@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .admission import Admission, QueueFullError, Speed
+from .batches import Batches
 from .latencies import Latencies
 from .waiting import Deliver, Job, WaitingTexts
 
@@ -84,7 +85,7 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._admission = admission
+        self.admission = admission
         self._batch_tokens = batch_tokens
         self._max_batch_s = max_batch_s
         self._linger_s = linger_s
@@ -105,6 +106,7 @@ class Batcher:
         self.texts_done = 0
         self.speed = Speed()
         self.latencies = Latencies()
+        self.batches = Batches()
         self._threads_running = [
             threading.Thread(target=self._run_tokenizer, name="tokenizer", daemon=True),
             *(
@@ -127,6 +129,12 @@ class Batcher:
         """What all engine threads do together; None before the first batch."""
         return None if self.speed.tokens_per_s is None else self.speed.tokens_per_s * self._threads
 
+    @property
+    def delay_s(self) -> float | None:
+        """How long what comes now would wait; None before the first batch."""
+        speed = self.tokens_per_s
+        return None if speed is None else self.queued_tokens / speed
+
     def submit(self, texts: Sequence[str], deliver: Deliver) -> list[Job]:
         """Let texts wait for the engine. Called on an event loop, on which each is delivered.
 
@@ -143,7 +151,7 @@ class Batcher:
         wanted = sum(job.tokens for job in jobs)
         with self._lock:
             self.check_alive()
-            self._admission.check(self.queued_tokens, wanted, self.tokens_per_s)
+            self.admission.check(self.queued_tokens, wanted, self.tokens_per_s)
             self._arrived.extend(jobs)
             self.queued_tokens += wanted
             self.queued_texts += len(jobs)
@@ -296,7 +304,9 @@ class Batcher:
             done_s = self._clock()
             with self._lock:
                 self.texts_done += len(batch)
-                self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
+                tokens = sum(job.tokens for job in batch)
+                self.batches.note(tokens, done_s - started_s)
+                self.speed.note(tokens, done_s - started_s, budget=self.budget)
                 for job in batch:
                     self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
                 # Whoever asks again at once is tokenized here, not by the other thread.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from .core import Learner
 from .state import HeadSnapshot
 
 logger = logging.getLogger(__name__)
+
+_UNREPORTED = 4096
 
 
 class LearningLoop(threading.Thread):
@@ -41,6 +44,7 @@ class LearningLoop(threading.Thread):
         self._on_crash = on_crash
         self._wake = threading.Event()
         self._stopping = False
+        self._durations_s: deque[float] = deque(maxlen=_UNREPORTED)
 
     def wake(self) -> None:
         """Say that there is something to learn."""
@@ -52,6 +56,10 @@ class LearningLoop(threading.Thread):
         self._wake.set()
         self.join()
 
+    def take_durations_s(self) -> list[float]:
+        """How long it took to publish each time since the last call, of the last 4,096 times at most."""
+        return [self._durations_s.popleft() for _ in range(len(self._durations_s))]
+
     def run(self) -> None:
         """The thread's body."""
         try:
@@ -62,18 +70,24 @@ class LearningLoop(threading.Thread):
             self._on_crash()
 
     def _learn_until_stopped(self) -> None:
-        self._publish(self._learner.snapshot())
-        published, published_at = self._learner.version, time.monotonic()
+        published, published_at = self._publish_now()
         while True:
             if self._learner.learn():
                 self._on_learned()
             unpublished = self._learner.version != published
             due_in_s = published_at + self._interval_s() - time.monotonic()
             if unpublished and (due_in_s <= 0 or (self._stopping and not self._learner.has_work)):
-                self._publish(self._learner.snapshot())
-                published, published_at = self._learner.version, time.monotonic()
+                published, published_at = self._publish_now()
             elif self._stopping and not self._learner.has_work:
                 return
             elif not self._learner.has_work:
                 self._wake.wait(due_in_s if unpublished else None)
                 self._wake.clear()
+
+    def _publish_now(self) -> tuple[int, float]:
+        """Publish what was learned; which version that is, and when it was done."""
+        started_s = time.monotonic()
+        self._publish(self._learner.snapshot())
+        done_s = time.monotonic()
+        self._durations_s.append(done_s - started_s)
+        return self._learner.version, done_s
