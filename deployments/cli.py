@@ -55,11 +55,12 @@ def serve(
     from learner.errors import LearnerError
 
     from .errors import AuthSetupError
-    from .runner import running_service
+    from .runner import metrics_url, running_service
     from .serve_config import ServeConfigError
 
     try:
         with running_service(config, address=address, say=_say, reset=reset) as served:
+            console.print(f"\nMetrics for Prometheus: {metrics_url()}", highlight=False, soft_wrap=True)
             _greet(served)
             threading.Event().wait()
     except KeyboardInterrupt:
