@@ -24,7 +24,7 @@ class Answered(NamedTuple):
 
 
 class HttpTally:
-    """What was asked and answered. Everything happens on the event loop.
+    """What was asked and answered. Noted on the event loop, read by any thread.
 
     Attributes:
         answered: how many requests there were of each kind. A client that went away counts as status 499.

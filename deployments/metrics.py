@@ -20,7 +20,7 @@ def build_replica_metrics(parts: ReplicaParts, *, app: str, replica: str) -> Rep
 
 
 async def report_until_cancelled(report: Callable[[], None]) -> None:
-    """Report once a second."""
+    """Report once a second, in a thread: some thousand observations would hold the event loop up."""
     while True:
-        report()
+        await asyncio.to_thread(report)
         await asyncio.sleep(REPORT_EVERY_S)

@@ -68,7 +68,7 @@ class ReplicaParts:
 
 
 class ReplicaMetrics:
-    """Takes over a replica's figures.
+    """Takes over a replica's figures. May be called from any thread.
 
     Args:
         parts: what is looked at.
@@ -127,9 +127,10 @@ class ReplicaMetrics:
 
     def _report_calls(self) -> None:
         meters, http = self._meters, self._parts.http
-        for reason, count in self._parts.doorkeeper.reasons.items():
+        # Copies, since others go on counting meanwhile.
+        for reason, count in list(self._parts.doorkeeper.reasons.items()):
             meters.count("tidegate_auth_failures", count, reason=reason)
-        for answered, count in http.answered.items():
+        for answered, count in list(http.answered.items()):
             meters.count(
                 "tidegate_http_requests",
                 count,
