@@ -85,7 +85,7 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self.admission = admission
+        self._admission = admission
         self._batch_tokens = batch_tokens
         self._max_batch_s = max_batch_s
         self._linger_s = linger_s
@@ -130,6 +130,11 @@ class Batcher:
         return None if self.speed.tokens_per_s is None else self.speed.tokens_per_s * self._threads
 
     @property
+    def admission(self) -> Admission:
+        """Says who may wait, and whom it has refused."""
+        return self._admission
+
+    @property
     def delay_s(self) -> float | None:
         """How long what comes now would wait; None before the first batch."""
         speed = self.tokens_per_s
@@ -151,7 +156,7 @@ class Batcher:
         wanted = sum(job.tokens for job in jobs)
         with self._lock:
             self.check_alive()
-            self.admission.check(self.queued_tokens, wanted, self.tokens_per_s)
+            self._admission.check(self.queued_tokens, wanted, self.tokens_per_s)
             self._arrived.extend(jobs)
             self.queued_tokens += wanted
             self.queued_texts += len(jobs)
@@ -304,11 +309,10 @@ class Batcher:
             done_s = self._clock()
             with self._lock:
                 self.texts_done += len(batch)
-                tokens = sum(job.tokens for job in batch)
-                self.batches.note(tokens, done_s - started_s)
-                self.speed.note(tokens, done_s - started_s, budget=self.budget)
+                self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
                 for job in batch:
                     self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
+                self.batches.note(sum(job.tokens for job in batch), done_s - started_s)
                 # Whoever asks again at once is tokenized here, not by the other thread.
                 self._working.discard(threading.get_ident())
             _deliver(zip(batch, torch.split(embedding, 1), strict=True))
