@@ -24,6 +24,7 @@ from tests.instruments import Instruments
 
 from .builders import START, Clock, act, build_learner, decide, decision, learn_all, reward
 from .flaky_log import FlakyLog
+from .test_comparison import build_gate, earns
 from .test_follower import Source
 
 CHAIN = BittensorChain(source="bittensor", netuid=1, resync_interval_s=10.0, call_timeout_s=1.0)
@@ -125,6 +126,21 @@ def test_drift_is_told_and_no_alarm_of_an_earlier_life_is_counted_again() -> Non
     assert (told["drift_active"], told.get("drift_alarms")) == (1, None)
     drift.alarms += 1
     assert watched.told()["drift_alarms"] == 1
+
+
+def test_what_each_rule_would_have_earned_is_told_once_it_is_known() -> None:
+    gate = build_gate()
+    watched = Watched(gate.learner, chain=CHAIN)
+    gate.run(50, every=10)
+    gate.learner.compare()
+    told = watched.told()
+    assert told["rule_moving_loss{rule=adagrad}"] > 0
+    assert not [name for name in told if name.startswith("rule_would_earn")]
+    gate.run(200, every=10)
+    gate.learner.compare()
+    told = watched.told()
+    for rule in ("pooled_ridge", "adagrad", "softmax_mse"):
+        assert told[f"rule_would_earn{{rule={rule}}}"] == earns(gate, rule)["value"]
 
 
 def test_what_is_held_is_told_by_reason_until_it_is_settled() -> None:
