@@ -22,7 +22,7 @@ from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TIDEGATE = [sys.executable, "-m", "deployments.cli"]
-START_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 120.0
 
 T = TypeVar("T")
 
