@@ -6,6 +6,7 @@ The rules are those that are deployed, with all their times a hundred times shor
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -242,10 +243,16 @@ def much_to_do(service: Service) -> Iterator[None]:
         yield
 
 
+def is_refused(service: Service, message: str) -> bool:
+    """Whether a message of which no embedding is kept has to come back later."""
+    answer = service.http.post("/v1/score", json={"messages": [message], "top_k": 1})
+    return answer.status_code == httpx.codes.TOO_MANY_REQUESTS
+
+
 def test_more_texts_than_the_engine_can_do_soon(service: Service, prometheus: Prometheus) -> None:
+    numbers = itertools.count()
     with much_to_do(service):
-        one_more = {"messages": ["one more"], "top_k": 1}
-        wait_for(lambda: service.http.post("/v1/score", json=one_more).status_code == httpx.codes.TOO_MANY_REQUESTS)
+        wait_for(lambda: is_refused(service, f"one more, {next(numbers)}"))
         waits_for(prometheus, "TidegateQueueDelay")
     waits_until_quiet(prometheus, "TidegateQueueDelay")
 
