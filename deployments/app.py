@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from fastapi import FastAPI
@@ -16,6 +16,7 @@ from ray.serve import Application
 
 from gating import build_encoder
 from gating.metagraph import MetagraphView
+from learner.actor import this_node
 from learner.chain import check_source
 from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
@@ -33,6 +34,7 @@ from .errors import LearnerAway
 from .gate import Gate
 from .http_tally import HttpTally, Tallied
 from .metrics import build_replica_metrics, report_until_cancelled
+from .nodes import ClusterNodes, fetch_nodes
 from .ray_learner import RayLearner
 from .replica_metrics import ReplicaParts
 from .reporting import Reporter
@@ -58,6 +60,7 @@ class GateReplica:
         keep_freed_memory()
         self._args = args
         self._id = context.replica_tag
+        self._node = this_node()
         encoder = build_encoder(
             args.encoder.kind,
             args.encoder.model_name,
@@ -76,7 +79,11 @@ class GateReplica:
         self._learner_args = LearnerArgs(
             context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint, args.selection.build()
         )
-        self._learner = RayLearner(self._learner_args, num_cpus=args.replica.learner_num_cpus)
+        self._learner = RayLearner(
+            self._learner_args,
+            num_cpus=args.replica.learner_num_cpus,
+            node_labels=args.replica.learner_node_labels,
+        )
         self._decisions = DecisionBuffer(
             self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions
         )
@@ -126,7 +133,9 @@ class GateReplica:
             subscriber=self._subscriber,
             wait_timeout_s=self._args.serving.wait_timeout_s,
         )
-        state = StateView(self._learner, self._subscriber, self.status, self._doorkeeper.failures)
+        state = StateView(
+            self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
+        )
         limit = self._args.serving.max_body_bytes
         api = build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
         api.add_middleware(Tallied, tally=self._http)
@@ -146,6 +155,7 @@ class GateReplica:
             queued_texts=self._batcher.queued_texts,
             texts=self._batcher.texts_done,
             buffered_decisions=len(self._decisions),
+            node=self._node,
             **engine_status(self._batcher, self._embeddings),
         )
 
@@ -199,6 +209,8 @@ def build_app(args: ServeArgs) -> Application:
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=args.replica.num_replicas,
+        # Ray's annotations do not know that None is the default.
+        max_replicas_per_node=cast(int, args.replica.max_replicas_per_node),
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
         ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
         health_check_period_s=2,

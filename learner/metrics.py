@@ -15,7 +15,7 @@ from .events import ReplicaStatus
 from .follower import ChainFollower, longest_age_s
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
-from .loop import LearningLoop
+from .loop import Publisher
 from .meters import REPORT_EVERY_S, SECONDS, Meters, Metric
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class LearnerMetrics:
 
     Args:
         learner: the learner.
-        loop: publishes.
+        publisher: publishes.
         committer: writes the log.
         housekeeper: writes checkpoints.
         follower: follows the network.
@@ -83,7 +83,7 @@ class LearnerMetrics:
         self,
         *,
         learner: Learner,
-        loop: LearningLoop,
+        publisher: Publisher,
         committer: GroupCommitter,
         housekeeper: Housekeeper,
         follower: ChainFollower,
@@ -94,7 +94,7 @@ class LearnerMetrics:
         instruments: Any,
     ) -> None:
         self._learner = learner
-        self._loop = loop
+        self._publisher = publisher
         self._committer = committer
         self._housekeeper = housekeeper
         self._follower = follower
@@ -142,7 +142,7 @@ class LearnerMetrics:
     def _report_publishing(self) -> None:
         meters, versions = self._meters, [status.version for status in self._replicas()]
         meters.set("tidegate_published_version", self._published_version())
-        meters.observe("tidegate_publish_duration_seconds", self._loop.take_durations_s())
+        meters.observe("tidegate_publish_duration_seconds", self._publisher.take_durations_s())
         meters.set("tidegate_replicas", len(versions))
         meters.set("tidegate_version_skew_events", max(versions, default=0) - min(versions, default=0))
 

@@ -17,7 +17,7 @@ from learner.events import Action, ReplicaStatus
 from learner.follower import ChainFollower
 from learner.group_commit import GroupCommitter
 from learner.housekeeping import Housekeeper
-from learner.loop import LearningLoop
+from learner.loop import Publisher
 from learner.metrics import LEARNER_TABLE, LearnerMetrics, MetricsLoop
 from learner.schedule import FollowSchedule
 from tests.instruments import Instruments
@@ -49,17 +49,16 @@ class Watched:
             learner, tick_s=1.0, on_commit=lambda: None, on_fenced=lambda: None, on_crash=crash
         )
         self.housekeeper = Housekeeper(learner, store, application="app", clock=Clock(), on_crash=crash)
-        self.loop = LearningLoop(
+        self.publisher = Publisher(
             learner,
             publish=lambda snapshot: self.published.append(snapshot.version),
             interval_s=lambda: 0.0,
-            on_learned=lambda: None,
             on_crash=crash,
         )
         self.instruments = Instruments(application="gate")
         self.metrics = LearnerMetrics(
             learner=learner,
-            loop=self.loop,
+            publisher=self.publisher,
             committer=self.committer,
             housekeeper=self.housekeeper,
             follower=self.follower,
@@ -161,8 +160,8 @@ def test_what_is_held_is_told_by_reason_until_it_is_settled() -> None:
 def test_versions_of_replicas_and_publishes_are_told() -> None:
     watched = watch()
     assert "published_version" not in watched.told()
-    watched.loop.start()
-    watched.loop.stop()
+    watched.publisher.start()
+    watched.publisher.stop()
     watched.replicas = [replica("a", 12), replica("b", 5)]
     told = watched.told()
     assert (told["published_version"], told["replicas"], told["version_skew_events"]) == (0, 2, 7)
