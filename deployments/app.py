@@ -34,9 +34,11 @@ from .embedding_cache import EmbeddingCache
 from .engine import autoscaling_stats, build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
-from .metrics import EngineMetrics
+from .http_tally import HttpTally, Tallied
+from .metrics import build_replica_metrics, report_until_cancelled
 from .nodes import ClusterNodes, fetch_nodes
 from .ray_learner import RayLearner
+from .replica_metrics import ReplicaParts
 from .reporting import Reporter
 from .saved_weights import load_saved_weights
 from .scorer import Scorer
@@ -97,12 +99,14 @@ class GateReplica:
             heartbeat_s=args.learner.heartbeat_s,
             max_age_s=args.serving.max_age_s,
         )
-        self._metrics = EngineMetrics(
-            self._batcher, self._embeddings, app=context.app_name, replica=context.replica_tag
-        )
         self._doorkeeper = Doorkeeper(
             build_authenticator(args.auth, learner=self._learner, current_view=self._current_view)
         )
+        self._http = HttpTally()
+        parts = ReplicaParts(
+            self._batcher, self._embeddings, self._subscriber, self._decisions, self._doorkeeper, self._http
+        )
+        self._metrics = build_replica_metrics(parts, app=context.app_name, replica=context.replica_tag)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -112,7 +116,7 @@ class GateReplica:
             LearnerError: the learner that runs is none that this replica can use.
         """
         await self._subscriber.start(lambda: load_saved_weights(self._learner_args))
-        work = (self._subscriber.run(), self._decisions.run(), self._metrics.run())
+        work = (self._subscriber.run(), self._decisions.run(), report_until_cancelled(self._metrics.report))
         self._tasks = [self._background(task) for task in work]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -137,7 +141,9 @@ class GateReplica:
             self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
         )
         limit = self._args.serving.max_body_bytes
-        return build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
+        api = build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
+        api.add_middleware(Tallied, tally=self._http)
+        return api
 
     def status(self) -> ReplicaStatus:
         """What this replica tells about itself."""

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .admission import Admission, QueueFullError, Speed
+from .batches import Batches
 from .latencies import Latencies
 from .waiting import Deliver, Job, WaitingTexts
 
@@ -110,6 +111,7 @@ class Batcher:
         """How long the engine has worked; while only some of its threads do, that share of the time."""
         self.speed = Speed()
         self.latencies = Latencies()
+        self.batches = Batches()
         self._threads_running = [
             threading.Thread(target=self._run_tokenizer, name="tokenizer", daemon=True),
             *(
@@ -131,6 +133,17 @@ class Batcher:
     def tokens_per_s(self) -> float | None:
         """What all engine threads do together; None before the first batch."""
         return None if self.speed.tokens_per_s is None else self.speed.tokens_per_s * self._threads
+
+    @property
+    def admission(self) -> Admission:
+        """Says who may wait, and whom it has refused."""
+        return self._admission
+
+    @property
+    def delay_s(self) -> float | None:
+        """How long what comes now would wait; None before the first batch."""
+        speed = self.tokens_per_s
+        return None if speed is None else self.queued_tokens / speed
 
     def submit(self, texts: Sequence[str], deliver: Deliver) -> list[Job]:
         """Let texts wait for the engine. Called on an event loop, on which each is delivered.
@@ -311,6 +324,7 @@ class Batcher:
                 self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
                 for job in batch:
                     self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
+                self.batches.note(sum(job.tokens for job in batch), done_s - started_s)
                 # Whoever asks again at once is tokenized here, not by the other thread.
                 self._working.discard(threading.get_ident())
             _deliver(zip(batch, torch.split(embedding, 1), strict=True))
