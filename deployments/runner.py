@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from learner.actor import NAMESPACE, learner_name
+from learner.actor import NAMESPACE, learner_name, ray_log_folder
 from learner.chain import check_source
 from learner.storage import check_log, check_storage, open_checkpoints
 
@@ -89,6 +89,9 @@ def running_service(
             set_checkpoints_aside(args, say)
             if address is None:
                 _check_storage(args)
+        if address is None:
+            folders = {of_app.logging.folder or str(ray_log_folder()) for of_app in args.values()}
+            say(f"logs go to {', '.join(sorted(folders))}")
         say("loading the encoder and starting the learner")
         _deploy(config)
         root = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
@@ -52,13 +53,16 @@ from .events import (
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
 from .learning import Progress
+from .logs import start_logging
 from .loop import LearningLoop
 from .memory import keep_freed_memory
 from .nonces import NonceStore, NonceVerdict
+from .report_traces import Follow, ReportTraces
 from .signals import Signal
 from .startup import LearnerArgs, start_learner
 from .state import HeadSnapshot
 from .storage import log_clock, open_storage
+from .tracing import NO_TRACER, Carried
 from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
@@ -142,6 +146,15 @@ class LearnerActor:
         torch.set_num_threads(1)
         keep_freed_memory()
         self._args = args
+        start_logging(
+            args.logging,
+            component=f"learner-{args.app}-{os.getpid()}",
+            about={"application": args.app, "component": "learner", "pid": os.getpid()},
+            folder=ray_log_folder(),
+            # No caller's text comes here.
+            tells_errors=True,
+        )
+        self._traces = ReportTraces(args.tracing(args.app) if args.tracing is not None else NO_TRACER)
         threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(
             args.config,
@@ -190,6 +203,7 @@ class LearnerActor:
             interval_s=self._publish_interval_s,
             on_learned=self._changed.notify,
             on_crash=_crash,
+            traces=self._traces,
         )
 
         self._comparing = ComparisonLoop(self._learner.compare, interval_s=args.config.compare_interval_s)
@@ -235,13 +249,18 @@ class LearnerActor:
         self._decision_batches += 1
         self._changed.notify()
 
-    async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
+    async def add_rewards(
+        self, items: Sequence[RewardItem], wait: Wait, timeout_s: float, trace: Carried | None = None
+    ) -> RewardReply:
         """Log a report, waiting briefly for decisions on their way, and for its effect if asked to.
+
+        `trace` is the caller's span, where it is traced.
 
         Raises:
             UnknownUidError, RepeatedUidError, DecisionPendingError: see `Learner.stage_rewards`.
         """
-        report = await self._log_rewards(items)
+        with self._traces.logging(trace) as follow:
+            report = await self._log_rewards(items, follow)
         await self._changed.wait_until(lambda: self._learner.frozen or self._has_reached(report.seq, wait), timeout_s)
         reached = self._has_reached(report.seq, wait)
         order = self._published.snapshot.order if self._published else (self._learner.log.epoch, 0)
@@ -408,6 +427,8 @@ class LearnerActor:
         self._loop.stop()
         self._housekeeper.stop()
         self._storage.log.close()
+        self._traces.close()
+        logger.info("learner_stopped version=%d", self._learner.version)
 
     async def _commit(self, stage: Stage[T]) -> T:
         return await asyncio.wrap_future(self._committer.submit(stage))
@@ -419,13 +440,13 @@ class LearnerActor:
     def _resync(self, view: MetagraphView, author: str | None) -> ResyncSummary:
         return self._committer.submit(self._learner.stage_resync(view, author)).result()
 
-    async def _log_rewards(self, items: Sequence[RewardItem]) -> RewardReport:
+    async def _log_rewards(self, items: Sequence[RewardItem], follow: Follow) -> RewardReport:
         deadline_s = time.monotonic() + self._args.config.decision_wait_s
         while True:
             arrived = self._decision_batches
             live = [status.incarnation for _, status in self._live_replicas()]
             try:
-                return await self._commit(self._learner.stage_rewards(items, live))
+                return await self._commit(follow(self._learner.stage_rewards(items, live)))
             except DecisionPendingError:
                 left_s = deadline_s - time.monotonic()
                 has_more = partial(self._has_more_batches_than, arrived)
@@ -478,6 +499,13 @@ class LearnerActor:
         logger.info("exit reason=idle idle_s=%d version=%d", idle_s, self._learner.version)
         self._finish()
         _leave_for_good()
+
+
+def ray_log_folder() -> Path:
+    """Where processes of Tidegate's on this node have their logs, beside Ray's own. Ray has no public name for that."""
+    node = ray._private.worker._global_node
+    assert node is not None, "Ray runs where this is asked"
+    return Path(node.get_logs_dir_path()) / "tidegate"
 
 
 def _crash() -> None:

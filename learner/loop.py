@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from .core import Learner
+from .report_traces import ReportTraces
 from .state import HeadSnapshot
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ class LearningLoop(threading.Thread):
         interval_s: least time between two publishes, asked anew each time.
         on_learned: called from this thread after each batch.
         on_crash: called from this thread, as the last thing that it does, if anything goes wrong.
+        traces: the reports that are followed.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class LearningLoop(threading.Thread):
         interval_s: Callable[[], float],
         on_learned: Callable[[], None],
         on_crash: Callable[[], None],
+        traces: ReportTraces | None = None,
     ) -> None:
         super().__init__(name="learning", daemon=True)
         self._learner = learner
@@ -39,6 +42,7 @@ class LearningLoop(threading.Thread):
         self._interval_s = interval_s
         self._on_learned = on_learned
         self._on_crash = on_crash
+        self._traces = traces or ReportTraces()
         self._wake = threading.Event()
         self._stopping = False
 
@@ -65,13 +69,17 @@ class LearningLoop(threading.Thread):
         self._publish(self._learner.snapshot())
         published, published_at = self._learner.version, time.monotonic()
         while True:
+            started_ns = time.time_ns()
             if self._learner.learn():
+                self._traces.learned(self._learner.version, started_ns)
                 self._on_learned()
             unpublished = self._learner.version != published
             due_in_s = published_at + self._interval_s() - time.monotonic()
             if unpublished and (due_in_s <= 0 or (self._stopping and not self._learner.has_work)):
+                started_ns = time.time_ns()
                 self._publish(self._learner.snapshot())
                 published, published_at = self._learner.version, time.monotonic()
+                self._traces.published(published, started_ns)
             elif self._stopping and not self._learner.has_work:
                 return
             elif not self._learner.has_work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,6 +151,11 @@ class Service:
             if lines:
                 return {series: float(value) for series, _, value in lines}
         return {}
+
+    def ray_logs(self) -> Path:
+        """The folder in which the processes of this service's Ray write their logs."""
+        parts = [part for _, line in self.command_lines() for part in re.split(r"[ =]", line)]
+        return Path(next(part for part in parts if part.endswith("/logs")))
 
     def post(self, path: str, body: Any, **options: Any) -> dict[str, Any]:
         """The answer to a request that must succeed."""
