@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_a_reward_is_followed_through_the_learner_to_its_publication(traced: Tra
     spans = traced.wait_for_span(caller.trace_id, "tidegate.publish")
 
     chain = [only(spans, name) for name in ("POST /v1/rewards", "tidegate.report", *LEARNER_SPANS)]
-    for above, below in zip(chain, chain[1:], strict=False):
+    for above, below in pairwise(chain):
         assert below["parent_id"] == id_of(above)
         assert below["start_time"] >= above["start_time"]
     _, report_span, log, learn, publish = chain
