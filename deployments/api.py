@@ -15,7 +15,7 @@ from .errors import Problem
 from .gate import Gate, admit, ask
 from .http_io import documented, json_response, parse_body, problem_response
 from .refusals import Refusals
-from .request_scope import RequestScope, note_problem
+from .request_scope import PROBES, RequestScope, note_problem, route_of
 from .schemas import RewardsRequest, RewardsResponse, ScoreRequest, ScoreResponse, SelectRequest, SelectResponse
 
 __all__ = ["Gate", "build_api"]
@@ -28,6 +28,8 @@ def build_api(gate: Gate) -> FastAPI:
         description="Which k of N experts to ask, learned online from the rewards their answers earn.",
         version="1",
         redoc_url=None,
+        # FastAPI's own spans would begin traces that Serve has decided not to record, and its logs quote what was sent.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     api.add_middleware(RequestScope, config=gate.logging, tracer=gate.tracer)
     _add_errors(api, Refusals())
@@ -116,9 +118,10 @@ def _add_decisions(api: FastAPI, gate: Gate) -> None:
 
 def _add_errors(api: FastAPI, refusals: Refusals) -> None:
     @api.exception_handler(Problem)
-    async def problem(_request: Request, error: Problem) -> Response:
+    async def problem(request: Request, error: Problem) -> Response:
         note_problem(error.code)
-        refusals.note(error)
+        if route_of(request.scope) not in PROBES:
+            refusals.note(error)
         return problem_response(error)
 
     @api.exception_handler(HTTPException)

@@ -24,7 +24,8 @@ from .http_io import problem_response
 logger = logging.getLogger(__name__)
 
 _UNEXPECTED = Problem(500, "internal", "an unexpected error; the service's log has it")
-_PROBES = frozenset({"/healthz", "/readyz"})
+PROBES = frozenset({"/healthz", "/readyz"})
+"""Asked every few seconds by whoever looks after the service: not worth a line."""
 _LONGEST_ID = 128
 
 
@@ -119,7 +120,7 @@ class RequestScope:
                     if span is not None:
                         _describe(span, scope, record)
         finally:
-            if self._config.requests and scope["path"] not in _PROBES:
+            if self._config.requests and route_of(scope) not in PROBES:
                 self._log(scope, record, time.perf_counter() - started_s)
             _REQUEST.reset(token)
 
@@ -132,7 +133,7 @@ class RequestScope:
         try:
             await self._app(scope, receive, noting_the_status)
         except Exception:
-            logger.exception("request_failed method=%s route=%s", scope["method"], _route(scope))
+            logger.exception("request_failed method=%s route=%s", scope["method"], route_of(scope))
             if record.status:
                 raise
             record.code = _UNEXPECTED.code
@@ -141,7 +142,7 @@ class RequestScope:
     def _log(self, scope: Scope, record: RequestRecord, took_s: float) -> None:
         template = "request method=%s route=%s status=%d took_ms=%s texts=%d author=%s code=%s"
         took_ms = round(took_s * 1000, 3)
-        values = (scope["method"], _route(scope), record.status, took_ms, record.texts, record.author, record.code)
+        values = (scope["method"], route_of(scope), record.status, took_ms, record.texts, record.author, record.code)
         if record.prompts is None:
             logger.info(template, *values)
         else:
@@ -149,7 +150,7 @@ class RequestScope:
 
 
 def _describe(span: Span, scope: Mapping[str, Any], record: RequestRecord) -> None:
-    route = _route(scope)
+    route = route_of(scope)
     span.rename(f"{scope['method']} {route}")
     span.tell(
         **{
@@ -172,6 +173,6 @@ def _request_id(scope: Scope) -> str:
     return ""
 
 
-def _route(scope: Mapping[str, Any]) -> str:
+def route_of(scope: Mapping[str, Any]) -> str:
     """The route's pattern, not what stood in the URL."""
     return str(getattr(scope.get("route"), "path", "-"))

@@ -109,14 +109,13 @@ def test_a_request_leaves_a_tree_of_spans_below_its_callers(traced: Traced) -> N
     request, embed, batch = (only(spans, name) for name in ("POST /v1/select", "tidegate.embed", "tidegate.batch"))
     assert only(spans, serve)["parent_id"] == f"0x{caller.span_id}"
     parents = {span["name"]: span["parent_id"] for span in spans}
+    assert len(parents) == len(spans), "a span that is not known here"
     assert parents["POST /v1/select"] == id_of(only(spans, serve))
     assert parents["tidegate.embed"] == id_of(request)
     assert parents["tidegate.batch"] == id_of(embed)
     assert parents["tidegate.engine"] == id_of(batch)
     assert parents["tidegate.score"] == parents["tidegate.selection"] == id_of(request)
-    assert {span["context"]["trace_state"] for span in spans} == {"[{'key': 'heron', 'value': 't61rcWkgMzE'}]"} or all(
-        "heron" in span["context"]["trace_state"] for span in spans
-    )
+    assert all("key=heron, value=t61rcWkgMzE" in span["context"]["trace_state"] for span in spans)
 
     assert [link["context"]["span_id"] for link in batch["links"]] == [id_of(embed)]
     assert id_of(batch) in [link["context"]["span_id"] for link in embed["links"]]
