@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,8 +17,11 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from deployments.otel import OtelTracer
 from learner.draft import Draft
 from learner.events import RewardReport
+from learner.group_commit import GroupCommitter
+from learner.loop import LearningLoop
 from learner.report_traces import ReportTraces
 from learner.tracing import NO_TRACER
+from tests.learner.builders import build_learner, message_reward
 
 from .local_service import LocalService, until
 
@@ -177,6 +181,37 @@ def test_reports_are_followed_until_they_are_published(recorded: Recorded) -> No
     assert [parent_of(span) for span in publishes] == [id_of(span) for span in learns]
     assert [span.attributes["tidegate.version"] for span in learns if span.attributes] == [4, 5]
     assert [span.start_time for span in (*learns, *publishes)] == [1, 3, 2, 5]
+
+
+def test_a_report_is_followed_through_the_learners_threads(recorded: Recorded) -> None:
+    learner, traces = build_learner(), ReportTraces(recorded.tracer)
+    published: queue.Queue[int] = queue.Queue()
+    loop = LearningLoop(
+        learner,
+        publish=lambda snapshot: published.put(snapshot.version),
+        interval_s=lambda: 0.0,
+        on_learned=lambda: None,
+        on_crash=lambda: None,
+        traces=traces,
+    )
+    committer = GroupCommitter(learner, tick_s=60.0, on_commit=loop.wake, on_fenced=lambda: None, on_crash=lambda: None)
+    committer.start()
+    loop.start()
+    with recorded.root():
+        carried = recorded.tracer.carried()
+    with traces.logging(carried) as follow:
+        stage = follow(learner.stage_rewards([message_reward("a", {0: 1.0})]))
+        report = committer.submit(stage).result(timeout=20)
+    while published.get(timeout=20) < report.seq:
+        pass
+    loop.stop()
+    committer.stop()
+    chain = [*recorded.named("root")]
+    for name in ("tidegate.log", "tidegate.learn", "tidegate.publish"):
+        [span] = recorded.named(name)
+        assert parent_of(span) == id_of(chain[-1])
+        chain.append(span)
+    assert [span.attributes["tidegate.version"] for span in chain[2:] if span.attributes] == [report.seq] * 2
 
 
 def test_a_report_that_was_not_logged_is_followed_no_further(recorded: Recorded) -> None:
