@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run demo test chaos lint format bench bench-learning setup lock clean
+.PHONY: run demo test chaos soak lint format docs bench bench-learning setup lock clean
 
 run: $(READY)
 	@exec $(BIN)/tidegate serve
@@ -22,6 +22,10 @@ chaos: $(READY)
 	TIDEGATE_CHAOS_ROUNDS=$(or $(ROUNDS),10) $(BIN)/python -m pytest tests/chaos -m integration -s $(ARGS)
 	$(BIN)/python -m pytest -m long tests/integration $(ARGS)
 
+# Steady load on a cluster of three local nodes, with processes killed and experts that change hands: does anything grow?
+soak: $(READY)
+	TIDEGATE_SOAK_MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest tests/soak -m long -s $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,6 +34,10 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pages of docs/ and what is made from code, as a site in build/site. A broken link is an error.
+docs: $(READY)
+	$(BIN)/python -m mkdocs build --quiet --strict
 
 # INFINITY is the interpreter of an environment with infinity-emb, see docs/performance.md; without it that peer is left
 # out. wrk has to be installed.
@@ -72,7 +80,7 @@ $(READY): requirements.lock pyproject.toml
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0
-	$(VENV)-lock/bin/python -m pip install --quiet '.[dev,demo,chain]'
+	$(VENV)-lock/bin/python -m pip install --quiet '.[dev,demo,chain,docs]'
 	{ head -n 2 requirements.lock; $(VENV)-lock/bin/python -m pip freeze --exclude tidegate | sed 's/+cpu//'; } > requirements.new
 	mv requirements.new requirements.lock
 	rm -rf $(VENV)-lock build *.egg-info

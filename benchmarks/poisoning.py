@@ -85,7 +85,9 @@ class GuardedAgent:
 
     def snapshot(self) -> HeadSnapshot:
         """The weights now."""
-        return build_snapshot(self._state, self._rule.head(self._state.rule), epoch=1, fingerprint="")
+        return build_snapshot(
+            self._rule.head(self._state.rule), version=self._state.version, view=self._state.view, epoch=1
+        )
 
     def choose(self, snapshot: HeadSnapshot, embedding: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         """k uids for each prompt, best first."""

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from fastapi import FastAPI
@@ -16,7 +16,7 @@ from ray.serve import Application
 
 from gating import build_encoder
 from gating.metagraph import MetagraphView
-from learner.actor import ray_log_folder
+from learner.actor import ray_log_folder, this_node
 from learner.chain import check_source
 from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
@@ -35,6 +35,7 @@ from .engine import build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
 from .metrics import EngineMetrics
+from .nodes import ClusterNodes, fetch_nodes
 from .ray_learner import RayLearner
 from .reporting import Reporter
 from .request_scope import log_context
@@ -70,6 +71,7 @@ class GateReplica:
             tells_errors=args.logging.log_prompts,
         )
         self._tracer = replica_tracer()
+        self._node = this_node()
         encoder = build_encoder(
             args.encoder.kind,
             args.encoder.model_name,
@@ -96,7 +98,12 @@ class GateReplica:
             logging=args.logging,
             tracing=learner_tracing(),
         )
-        self._learner = RayLearner(self._learner_args, num_cpus=args.replica.learner_num_cpus, tracer=self._tracer)
+        self._learner = RayLearner(
+            self._learner_args,
+            num_cpus=args.replica.learner_num_cpus,
+            node_labels=args.replica.learner_node_labels,
+            tracer=self._tracer,
+        )
         self._decisions = DecisionBuffer(
             self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions
         )
@@ -147,7 +154,9 @@ class GateReplica:
             wait_timeout_s=self._args.serving.wait_timeout_s,
             tracer=self._tracer,
         )
-        state = StateView(self._learner, self._subscriber, self.status, self._doorkeeper.failures)
+        state = StateView(
+            self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
+        )
         limit = self._args.serving.max_body_bytes
         return build_api(
             Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit, self._args.logging, self._tracer)
@@ -167,6 +176,7 @@ class GateReplica:
             queued_texts=self._batcher.queued_texts,
             texts=self._batcher.texts_done,
             buffered_decisions=len(self._decisions),
+            node=self._node,
             **engine_status(self._batcher, self._embeddings),
         )
 
@@ -222,6 +232,8 @@ def build_app(args: ServeArgs) -> Application:
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=args.replica.num_replicas,
+        # Ray's annotations do not know that None is the default.
+        max_replicas_per_node=cast(int, args.replica.max_replicas_per_node),
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
         ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
         health_check_period_s=2,

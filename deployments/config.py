@@ -25,7 +25,7 @@ class EncoderArgs(StrictModel):
     """Most tokens in one batch, and most padded tokens in one forward pass."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
     """Forward passes that a replica computes at a time, each on one CPU core. `auto`: the machine's cores, shared among
-    `replica.num_replicas`; 1 on an accelerator."""
+    `replica.num_replicas`, or those that may be on one node; 1 on an accelerator."""
 
 
 class ServingArgs(StrictModel):
@@ -179,6 +179,12 @@ class HotkeyAuthArgs(StrictModel):
 AuthArgs = Annotated[NoAuthArgs | ApiKeyAuthArgs | HotkeyAuthArgs, Field(discriminator="mode")]
 
 
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+LabelKey = Annotated[str, Field(pattern=rf"^([A-Za-z0-9.-]{{1,253}}/)?{_LABEL}$")]
+LabelValue = Annotated[str, Field(pattern=rf"^!?{_LABEL}$")]
+"""What Ray's label selectors understand: a value, or `!` and a value that it must not be."""
+
+
 class ReplicaArgs(StrictModel):
     """What one replica takes of its machine, and how many there are."""
 
@@ -188,8 +194,16 @@ class ReplicaArgs(StrictModel):
     """CPUs that Ray reserves for a replica."""
     num_gpus: float = Field(0.0, ge=0)
     """GPUs that Ray reserves for a replica; fractions share one."""
+    max_replicas_per_node: int | None = Field(None, ge=1, le=100)
+    """Most replicas on one node, so that its death leaves others; those that find no place wait for a node. null: as
+    many as fit. `deployments:` in the Serve config may override it."""
     learner_num_cpus: float = Field(0.0, ge=0)
-    """CPUs that Ray reserves for the learner. 0 lets it share a laptop's cores with the replicas."""
+    """CPUs that Ray reserves for the learner. 0 lets it share a laptop's cores with the replicas; on a cluster it may
+    then be on any node, also on a head that has `num-cpus: 0` so as to be left alone."""
+    learner_node_labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
+    """Labels of the Ray nodes that the learner starts on as long as they have room, such as
+    `{ray.io/node-group: cpu}`, or `"!gpu"` for any but those; while they have none, any node will do. Not with an
+    SQLite log, which is on the head."""
 
 
 class ServeArgs(StrictModel):
@@ -214,3 +228,12 @@ class ServeArgs(StrictModel):
     """Resources."""
     logging: LoggingConfig = LoggingConfig()
     """What is written to the log."""
+
+    @model_validator(mode="after")
+    def _the_learner_can_be_there(self) -> ServeArgs:
+        if self.replica.learner_node_labels and self.learner.log.url.startswith("sqlite"):
+            raise ValueError(
+                "replica.learner_node_labels needs a log that any node can reach, and an SQLite file is on the head; "
+                "set learner.log.url to a PostgreSQL's, or leave the labels out"
+            )
+        return self

@@ -17,8 +17,9 @@ from rich.text import Text
 
 from .client import GateClient, GateError, GateUnavailableError, Reward, Selection
 from .demo_data import RewardTable, load_paretobandit, load_table
-from .demo_tally import BAD_INPUT, CTRL_C, FAILED, DemoResult, Tally, close_books
+from .demo_tally import CTRL_C, DemoResult, Tally, close_books
 from .demo_view import closing_table, live_view
+from .exit_codes import FAILED, UNREACHABLE, USAGE
 
 MAX_BATCH = 256
 
@@ -44,7 +45,7 @@ def demo(
     With `json_output` standard output holds the result as JSON, and everything else goes to standard error.
 
     Returns:
-        0 done, 1 the service failed or does not fit the data, 2 bad input, 130 interrupted.
+        0 done, 1 the service failed or does not fit the data, 2 bad input, 3 no service answers, 130 interrupted.
     """
     console = console or Console(stderr=json_output)
     try:
@@ -52,14 +53,14 @@ def demo(
         with connect(url) as client:
             result = run_demo(client, table, k=k, limit=limit, seed=seed, batch=batch, console=console)
     except GateUnavailableError as error:
-        _complain(console, f"{error}\nIs the service running? Start it with `make run`.")
-        return FAILED
+        _complain(console, f"{error}\nIs the service running? Start it with `make run` or `tidegate serve`.")
+        return UNREACHABLE
     except (GateError, DemoError) as error:
         _complain(console, str(error))
         return FAILED
     except ValueError as error:
         _complain(console, str(error))
-        return BAD_INPUT
+        return USAGE
     if json_output:
         Console().print_json(data=asdict(result))
     return result.exit_code

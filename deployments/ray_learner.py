@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
@@ -32,10 +33,17 @@ class RayLearner:
     too long, or fenced by another learner) is dropped, and the next poll creates a new one.
     """
 
-    def __init__(self, args: LearnerArgs, *, num_cpus: float, tracer: Tracer = NO_TRACER) -> None:
+    def __init__(
+        self,
+        args: LearnerArgs,
+        *,
+        num_cpus: float,
+        node_labels: Mapping[str, str] | None = None,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
         self._args = args
         self._tracer = tracer
-        self._num_cpus = num_cpus
+        self._create = partial(get_or_create_learner, args, num_cpus=num_cpus, node_labels=node_labels or {})
         self._handle: Any = None
 
     async def poll(self, status: ReplicaStatus, wait_s: float) -> tuple[PollReply, HeadSnapshot | None]:
@@ -45,7 +53,7 @@ class RayLearner:
             ConfigMismatchError, EncoderMismatchError: the learner that runs is not the one that is wanted.
         """
         if self._handle is None:
-            handle = await asyncio.to_thread(get_or_create_learner, self._args, num_cpus=self._num_cpus)
+            handle = await asyncio.to_thread(self._create)
             check = handle.check_args.options(concurrency_group="operator")
             await _answer(check.remote(self._args.config, self._args.chain, self._args.fingerprint), timeout_s=60.0)
             self._handle = handle

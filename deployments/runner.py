@@ -7,10 +7,9 @@ import io
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray import serve
@@ -27,7 +26,7 @@ from .config import ReplicaArgs, ServeArgs
 from .local import (
     RunFile,
     ServiceError,
-    check_port,
+    claim_port,
     descendants,
     end_processes,
     haproxies,
@@ -36,8 +35,10 @@ from .local import (
     run_file_path,
     wait_until_ready,
 )
-from .serve_client import serve_client
+from .ports import PortClaims
+from .serve_client import running_serve, serve_client
 from .serve_config import IMPORT_PATH, parse_args, read_serve_config, with_absolute_paths
+from .shared_serve import remove_apps, start_or_join_serve, tidegate_apps
 
 logger = logging.getLogger(__name__)
 
@@ -75,45 +76,85 @@ def running_service(
     args = {app.name: _checked_args(app, host) for app in config.applications if app.import_path == IMPORT_PATH}
     if not args:
         raise ServiceError(f"{config_path} names no application of Tidegate's; set import_path: {IMPORT_PATH}")
-    check_port(host, port)
-    if address is None and not reset:
-        _check_storage(args)
-    node_id = ""
-    try:
-        interrupt_on_signals()
-        say("starting Ray")
-        node_id = _start_ray(address, sum(_cpus(of_app.replica) for of_app in args.values()))
-        interrupt_on_signals()
-        RunFile.of_this_process(port, node_id).write()
-        if reset:
-            set_checkpoints_aside(args, say)
-            if address is None:
-                _check_storage(args)
+    with PortClaims() as claims:
         if address is None:
-            folders = {of_app.logging.folder or str(ray_log_folder()) for of_app in args.values()}
-            say(f"logs go to {', '.join(sorted(folders))}")
-        say("loading the encoder and starting the learner")
-        _deploy(config)
-        root = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        served = [
-            Served(root + (app.route_prefix or "").rstrip("/"), args[app.name].auth.mode)
-            for app in config.applications
-            if app.name in args
-        ]
-        for application in served:
-            wait_until_ready(application.url, _READY_TIMEOUT_S, patience_s=_patience_s(args.values()))
-        RunFile.of_this_process(port, node_id).write()
-        yield served
-    finally:
-        ignore_signals()
-        started = descendants() + haproxies(node_id)
-        if ray.is_initialized():
-            say("stopping")
-            # Ray complains, on standard output, that the controller has ended, as it was asked to.
-            with contextlib.redirect_stdout(io.StringIO()):
-                _take_down(apps)
-                ray.shutdown()
-        end_processes(started)
+            claim_port(claims, host, port)
+            if not reset:
+                _check_storage(args)
+        node_id, deployed = "", False
+        try:
+            interrupt_on_signals()
+            node_id = _connect(address, args.values(), say)
+            interrupt_on_signals()
+            # Where Serve runs, the port is its.
+            if address is not None and running_serve() is None:
+                claim_port(claims, host, port)
+            _write_run_file(port, node_id)
+            if reset:
+                set_checkpoints_aside(args, say)
+                if address is None:
+                    _check_storage(args)
+            say("loading the encoder and starting the learner")
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
+            everything = start_or_join_serve(config)
+            deployed = True
+            _deploy(everything, wanted=apps)
+            served = [
+                Served(_url(host, port, app.route_prefix), args[app.name].auth.mode)
+                for app in config.applications
+                if app.name in args
+            ]
+            for application in served:
+                wait_until_ready(application.url, _READY_TIMEOUT_S, patience_s=_patience_s(args.values()))
+            _write_run_file(port, node_id)
+            yield served
+        finally:
+            ignore_signals()
+            # What was refused was not deployed, and may have the name of another's.
+            _stop(apps if deployed else [], node_id, say)
+            _remove_run_file(port)
+
+
+def _connect(address: str | None, args: Iterable[ServeArgs], say: Callable[[str], None]) -> str:
+    """Start Ray here, or join a cluster. Returns the node's id if it is ours: only then its HAProxy is ours to end."""
+    if address is None:
+        say("starting Ray")
+        node_id = _start_ray(sum(_cpus(of_app.replica) for of_app in args))
+        folders = {of_app.logging.folder or str(ray_log_folder()) for of_app in args}
+        say(f"logs go to {', '.join(sorted(folders))}")
+        return node_id
+    say("joining Ray")
+    _join_ray(address)
+    return ""
+
+
+def _stop(apps: Collection[str], node_id: str, say: Callable[[str], None]) -> None:
+    """Take the applications down, and end every process that was started."""
+    started = descendants() + haproxies(node_id)
+    if ray.is_initialized():
+        say("stopping")
+        # Ray complains, on standard output, that the controller has ended, as it was asked to.
+        with contextlib.redirect_stdout(io.StringIO()):
+            _take_down(apps)
+            ray.shutdown()
+    end_processes(started)
+
+
+def _url(host: str, port: int, route_prefix: str | None) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}" + (route_prefix or "").rstrip("/")
+
+
+def _write_run_file(port: int, node_id: str) -> None:
+    """Tell `tidegate down` of this process, unless another serves by the same Serve instance, and so on that port."""
+    other = RunFile.read(port)
+    mine = RunFile.of_this_process(port, node_id)
+    if other is None or other.serve == mine.serve or other.serve.find() is None:
+        mine.write()
+
+
+def _remove_run_file(port: int) -> None:
+    found = RunFile.read(port)
+    if found is not None and found.serve == RunFile.of_this_process(port, "").serve:
         run_file_path(port).unlink(missing_ok=True)
 
 
@@ -158,57 +199,62 @@ def _cpus(replica: ReplicaArgs) -> float:
     return replica.num_replicas * replica.num_cpus + replica.learner_num_cpus
 
 
-def _start_ray(address: str | None, cpus: float) -> str:
-    """Start Ray, or join it. Returns the node's id if it is ours: on another's cluster HAProxy is not ours to end."""
-    # A laptop with fewer cores than replicas still serves: Ray's CPUs are its bookkeeping, not the machine's.
-    local: dict[str, Any] = {
-        "num_cpus": max(os.cpu_count() or 1, int(cpus) + 1),
-        "object_store_memory": _OBJECT_STORE_BYTES,
-        "include_dashboard": False,
-    }
+def _start_ray(cpus: float) -> str:
+    """Start Ray here. Returns the node's id."""
     ray.init(
-        address=address or "local",
+        address="local",
         namespace="serve",
         logging_level=logging.ERROR,
         log_to_driver=False,
-        **({} if address else local),
+        # A laptop with fewer cores than replicas still serves: Ray's CPUs are its bookkeeping, not the machine's.
+        num_cpus=max(os.cpu_count() or 1, int(cpus) + 1),
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=False,
     )
-    return "" if address else str(ray.get_runtime_context().get_node_id())
+    return str(ray.get_runtime_context().get_node_id())
 
 
-def _deploy(config: ServeDeploySchema) -> None:
-    """Deploy and wait until every application runs.
+def _join_ray(address: str) -> None:
+    """Connect to a cluster that runs.
+
+    Raises:
+        ServiceError: there is none, or it does not take us.
+    """
+    try:
+        ray.init(address=address, namespace="serve", logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ServiceError(
+            f"the Ray cluster at {address} cannot be joined ({error}); name one that runs with --address HOST:PORT, "
+            "and export RAY_AUTH_MODE and its token as on its nodes"
+        ) from error
+
+
+def _deploy(config: ServeDeploySchema, *, wanted: Collection[str]) -> None:
+    """Deploy and wait until the wanted applications run.
 
     Raises:
         ServiceError: one does not; the message is Serve's.
     """
-    http_options = {**config.http_options.model_dump(), "location": config.proxy_location}
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    serve.start(http_options=http_options)
     serve_client().deploy_apps(config)
     deadline_s = time.monotonic() + _DEPLOY_TIMEOUT_S
-    wanted = {app.name for app in config.applications}
     while time.monotonic() < deadline_s:
-        status = serve.status().applications
+        status = {name: app for name, app in serve.status().applications.items() if name in wanted}
         failed = [f"{name}: {app.message}" for name, app in status.items() if app.status == "DEPLOY_FAILED"]
         if failed:
             raise ServiceError("deploying failed: " + "\n".join(failed))
-        if {name for name, app in status.items() if app.status == "RUNNING"} >= wanted:
+        if all(name in status and status[name].status == "RUNNING" for name in wanted):
             return
         time.sleep(0.1)
     raise ServiceError(f"not deployed within {_DEPLOY_TIMEOUT_S:g} s: {status}")
 
 
-def _take_down(apps: list[str]) -> None:
+def _take_down(apps: Collection[str]) -> None:
     """Remove applications and their learners; other applications of the cluster stay."""
+    if not apps:
+        return
     try:
-        others = set(serve.status().applications) - set(apps)
-        if others:
-            for app in apps:
-                serve.delete(app)
-        else:
-            serve.shutdown()
-    except (RayServeException, RayError) as error:
+        remove_apps(apps)
+    except (RayServeException, RayError, TimeoutError) as error:
         logger.warning("take_down error=%s", error)
     for app in apps:
         stop_learner(app)
@@ -227,14 +273,19 @@ def stop_learner(app: str) -> bool:
 
 
 def take_down_cluster_apps(address: str) -> list[str]:
-    """Remove every Tidegate application from a running cluster. Returns their names."""
-    ray.init(address=address, namespace="serve", logging_level=logging.ERROR, log_to_driver=False)
+    """Remove every Tidegate application from a running cluster. Returns their names.
+
+    Raises:
+        ServiceError: there is no such cluster.
+    """
+    _join_ray(address)
     try:
-        names = [
-            actor["name"].split(":")[1]
+        learners = {
+            actor["name"].removeprefix("tidegate:").removesuffix(":learner")
             for actor in ray.util.list_named_actors(all_namespaces=True)
             if actor["namespace"] == NAMESPACE and actor["name"].startswith("tidegate:")
-        ]
+        }
+        names = sorted(learners | tidegate_apps())
         _take_down(names)
         return names
     finally:

@@ -12,7 +12,12 @@ def serve_client() -> ServeControllerClient:
     Raises:
         RuntimeError: there is none.
     """
-    client = _get_global_client()
+    client = running_serve()
     if client is None:
         raise RuntimeError("Serve is not running; call serve.start first")
     return client
+
+
+def running_serve() -> ServeControllerClient | None:
+    """The client of the Serve instance of the Ray cluster that this process is connected to; None if there is none."""
+    return _get_global_client(raise_if_no_controller_running=False)

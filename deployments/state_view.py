@@ -11,6 +11,7 @@ from learner.events import ReplicaStatus
 
 from .errors import LearnerAway
 from .learner_client import LearnerClient
+from .nodes import ClusterNodes
 from .weights import Subscriber
 
 
@@ -22,6 +23,7 @@ class StateView:
         subscriber: this replica's weights.
         status: this replica's account of itself.
         auth_failures: calls that this replica has refused, by code.
+        nodes: the cluster's.
     """
 
     def __init__(
@@ -30,15 +32,18 @@ class StateView:
         subscriber: Subscriber,
         status: Callable[[], ReplicaStatus],
         auth_failures: Mapping[str, int],
+        nodes: ClusterNodes,
     ) -> None:
         self._client = client
         self._subscriber = subscriber
         self._status = status
         self._auth_failures = auth_failures
+        self._nodes = nodes
 
     async def read(self) -> dict[str, Any]:
-        """Learner, metagraph, replicas; `answered_by` is the replica that tells, and whose failures are told."""
+        """Learner, metagraph, replicas, nodes; `answered_by` is the replica that tells, and whose failures are told."""
         own = asdict(self._status())
+        nodes = await self._nodes.read()
         try:
             state = await self._client.describe()
         except LearnerAway:
@@ -46,6 +51,7 @@ class StateView:
         current, age_s = self._subscriber.current, self._subscriber.age_s
         return {
             **state,
+            **nodes,
             "weights": {
                 "epoch": current.snapshot.epoch if current else None,
                 "version": current.snapshot.version if current else None,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .client import GateClient, GateError, GateUnavailableError
-
-OK, UNREACHABLE = 0, 1
+from .status_nodes import render_engines, render_nodes, runs_on
+from .status_text import mapping, mappings, plain
 
 LEARNER_ROWS = (
     ("rule", "rule"),
@@ -27,6 +26,7 @@ LEARNER_ROWS = (
     ("last seen, s ago", "last_seen_s"),
     ("reason", "reason"),
     ("encoder", "fingerprint"),
+    ("runs on", "runs_on"),
 )
 DURABILITY_ROWS = (
     ("durable", "durable"),
@@ -74,51 +74,33 @@ REPLICA_COLUMNS = (
 )
 
 
-def show_status(client: GateClient, console: Console, json_output: bool = False) -> int:
-    """Print the service's state once.
-
-    Returns:
-        Exit code: 0, or 1 where the service cannot be reached.
-    """
-    try:
-        state = client.state()
-    except GateUnavailableError as error:
-        console.print(Text(f"{error}\nIs the service running? Start it with `make run`."), soft_wrap=True)
-        return UNREACHABLE
-    except GateError as error:
-        console.print(Text(str(error)), soft_wrap=True)
-        return UNREACHABLE
-    if json_output:
-        console.print_json(data=state)
-    else:
-        console.print(render_status(state))
-    return OK
-
-
 def render_status(state: Mapping[str, Any]) -> RenderableType:
     """The state as tables for 80 columns. What is null is shown as a dash; what is missing is passed over."""
-    learner = _mapping(state.get("learner"))
-    counters = tuple((name.replace("_", " "), name) for name in _mapping(learner.get("counters")))
+    learner = mapping(state.get("learner"))
+    counters = tuple((name.replace("_", " "), name) for name in mapping(learner.get("counters")))
+    metagraph = _pairs("metagraph", METAGRAPH_ROWS, mapping(state.get("metagraph")))
     parts: list[RenderableType] = [
         _headline(state, learner),
-        _pairs("learner", LEARNER_ROWS, learner),
+        _pairs("learner", LEARNER_ROWS, {**learner, **runs_on(learner)}),
         *_rules(learner),
         *_durability(learner),
         *_trust(learner),
-        _pairs("metagraph", METAGRAPH_ROWS, _mapping(state.get("metagraph"))),
+        metagraph,
         _replicas(state.get("replicas")),
+        *render_engines(state),
+        *render_nodes(state),
     ]
     if counters:
-        parts.insert(-2, _pairs("counted", counters, _mapping(learner.get("counters"))))
+        parts.insert(parts.index(metagraph), _pairs("counted", counters, mapping(learner.get("counters"))))
     return Group(*parts)
 
 
 def _headline(state: Mapping[str, Any], learner: Mapping[str, Any]) -> Text:
     status = learner.get("status")
     headline = Text("learner ")
-    headline.append(_plain(status), style="green" if status == "running" else "bold red")
-    weights = _mapping(state.get("weights"))
-    version, age_s = _plain(weights.get("version")), _plain(weights.get("age_s"))
+    headline.append(plain(status), style="green" if status == "running" else "bold red")
+    weights = mapping(state.get("weights"))
+    version, age_s = plain(weights.get("version")), plain(weights.get("age_s"))
     headline.append(f"   weights version {version}, confirmed {age_s} s ago   ")
     degraded = state.get("degraded")
     if degraded is not None:
@@ -141,7 +123,7 @@ def _durability(learner: Mapping[str, Any]) -> list[RenderableType]:
 
 def _trust(learner: Mapping[str, Any]) -> list[RenderableType]:
     """Whom the learner does not believe."""
-    return [_pairs("reward trust", TRUST_ROWS, _mapping(learner["trust"]))] if "trust" in learner else []
+    return [_pairs("reward trust", TRUST_ROWS, mapping(learner["trust"]))] if "trust" in learner else []
 
 
 def _pairs(title: str, rows: tuple[tuple[str, str], ...], values: Mapping[str, Any]) -> RenderableType:
@@ -159,44 +141,44 @@ def _table(title: str) -> Table:
 
 def _rules(learner: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The rules side by side, where there are shadows, and an alarm that is on."""
-    drift = _mapping(learner.get("drift"))
+    drift = mapping(learner.get("drift"))
     if drift.get("active"):
-        rise = f"from {_plain(drift.get('loss_before'))} to {_plain(drift.get('loss_after'))}"
-        yield Text(f"drift: the loss rose {rise} at version {_plain(drift.get('last_version'))}", style="bold red")
-    rules = _mapping(learner.get("rules"))
+        rise = f"from {plain(drift.get('loss_before'))} to {plain(drift.get('loss_after'))}"
+        yield Text(f"drift: the loss rose {rise} at version {plain(drift.get('last_version'))}", style="bold red")
+    rules = mapping(learner.get("rules"))
     if len(rules) < 2:
         return
     table = Table(title="rules: what each would have earned", title_justify="left", padding=0)
     for heading in ("rule", "serves", "loss", "reward", "95% interval", "better by", "of decisions"):
         table.add_column(heading, justify="left" if heading == "rule" else "right", overflow="fold")
     for label, rule in rules.items():
-        table.add_row(label, *map(Text, _rule_cells(_mapping(rule))))
+        table.add_row(label, *map(Text, _rule_cells(mapping(rule))))
     yield table
 
 
 def _rule_cells(rule: Mapping[str, Any]) -> tuple[str, ...]:
-    earns = _mapping(rule.get("would_earn"))
-    better = _mapping(earns.get("better_by"))
+    earns = mapping(rule.get("would_earn"))
+    better = mapping(earns.get("better_by"))
     return (
-        _plain(rule.get("serves")),
-        _plain(rule.get("moving_loss")),
-        _plain(earns.get("value")) if earns.get("status") == "ok" else _plain(earns.get("status")),
+        plain(rule.get("serves")),
+        plain(rule.get("moving_loss")),
+        plain(earns.get("value")) if earns.get("status") == "ok" else plain(earns.get("status")),
         _interval(earns),
-        f"{_plain(better.get('value'))} ({_interval(better)})" if better.get("status") == "ok" else "-",
-        _plain(earns.get("decisions")),
+        f"{plain(better.get('value'))} ({_interval(better)})" if better.get("status") == "ok" else "-",
+        plain(earns.get("decisions")),
     )
 
 
 def _interval(estimate: Mapping[str, Any]) -> str:
     if estimate.get("status") != "ok":
         return "-"
-    return f"{_plain(estimate.get('low'))} to {_plain(estimate.get('high'))}"
+    return f"{plain(estimate.get('low'))} to {plain(estimate.get('high'))}"
 
 
 def _add_rows(table: Table, rows: tuple[tuple[str, str], ...], values: Mapping[str, Any]) -> None:
     for label, key in rows:
         if key in values:
-            table.add_row(Text(label), Text(_plain(values[key])))
+            table.add_row(Text(label), Text(plain(values[key])))
 
 
 def _replicas(replicas: object) -> RenderableType:
@@ -205,24 +187,6 @@ def _replicas(replicas: object) -> RenderableType:
         # A long name may be broken; a number must not be.
         is_name = label == "replica"
         table.add_column(label, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
-    for replica in replicas if isinstance(replicas, list) else []:
-        table.add_row(*(Text(_plain(_mapping(replica).get(key))) for _, key in REPLICA_COLUMNS))
+    for replica in mappings(replicas):
+        table.add_row(*(Text(plain(replica.get(key))) for _, key in REPLICA_COLUMNS))
     return table if table.row_count else Text("replicas: none known")
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value)) or "none"
-    return str(value)

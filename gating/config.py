@@ -90,9 +90,9 @@ def read_config(config: Any) -> GatingConfig:
     """
     if isinstance(config, GatingConfig):
         return config
-    values = {name: _setting(config, "gating", name) for name in _ALLOWED}
+    values = {name: read_setting(config, "gating", name) for name in _ALLOWED}
     if values["device"] is None:
-        values["device"] = _setting(config, "neuron", "device")
+        values["device"] = read_setting(config, "neuron", "device")
     missing = [name for name, value in values.items() if value is None and name not in _OPTIONAL]
     if missing:
         raise ConfigError(
@@ -117,7 +117,7 @@ def build_config(values: Mapping[str, Any]) -> GatingConfig:
         ) from error
 
 
-def _setting(config: Any, part: str, name: str) -> Any:
+def read_setting(config: Any, part: str, name: str) -> Any:
     """`config.part.name`, or the attribute "part.name", or None, which bt.Config answers too."""
     value = getattr(getattr(config, part, None), name, None)
     return getattr(config, f"{part}.{name}", None) if value is None else value

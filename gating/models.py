@@ -98,7 +98,7 @@ class _EncoderGatingModel(BaseGatingModel):
         given = {"model_name": model_name, "num_uids": num_uids}
         values = settings.read_config(self.__class__.config() if config is None else config).model_dump()
         gating = settings.build_config(values | {name: value for name, value in given.items() if value is not None})
-        network_size = 0 if metagraph is None else _view(metagraph).n
+        network_size = 0 if metagraph is None else owners_of(metagraph).n
         if network_size > gating.num_uids:
             logger.warning("head_too_small uids=%d num_uids=%d", network_size, gating.num_uids)
 
@@ -166,7 +166,7 @@ class _EncoderGatingModel(BaseGatingModel):
         Raises:
             ValueError: a uid is negative or repeated, or there is not one hotkey per uid.
         """
-        source = self._row_sources(_view(previous_metagraph), _view(metagraph))
+        source = self._row_sources(owners_of(previous_metagraph), owners_of(metagraph))
         reset = source.count(-1)
         if not reset:
             return
@@ -219,7 +219,7 @@ class SentenceEmbedGatingModel(_EncoderGatingModel):
     encoder_kind = "sentence"
 
 
-def _view(metagraph: Any) -> MetagraphView:
+def owners_of(metagraph: Any) -> MetagraphView:
     """Who holds which uid. Of an SDK's metagraph the hotkey alone tells owners apart, as in the seed."""
     if isinstance(metagraph, MetagraphView):
         return metagraph

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain, groupby
 from typing import Any, cast
 
@@ -18,11 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from gating.packing import plan_packs
-
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch 2.9
-    varlen_attn = None  # type: ignore[assignment]
 
 ARCHITECTURES = ("BertModel", "RobertaModel", "XLMRobertaModel")
 MAX_SCORES = 2**18
@@ -190,13 +186,17 @@ def choose_attention(device: torch.device, dtype: torch.dtype) -> Attention:
     """The fastest attention for a device and a precision."""
     is_half = dtype in (torch.bfloat16, torch.float16)
     if device.type == "cuda":
-        has_flash = varlen_attn is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+        has_flash = find_spec("torch.nn.attention.varlen") is not None  # torch 2.9 has not
+        has_flash = has_flash and torch.cuda.get_device_capability(device) >= (8, 0)
         return attend_by_flash if is_half and has_flash else attend_by_sdpa
     return attend_by_matmul if is_half and device.type == "cpu" else attend_by_sdpa
 
 
 def attend_by_flash(qkv: Float[Tensor, "token 3 _ _"], pack: Pack) -> Float[Tensor, "token hidden"]:
     """One kernel over all texts; on CUDA, in half precision."""
+    # Importing this takes more than a second, which a process that does without it need not spend.
+    from torch.nn.attention.varlen import varlen_attn
+
     ends = functional.pad(pack.lengths.cumsum(0), (1, 0)).int()
     longest = pack.groups[-1][1]
     query, key, value = qkv.unbind(1)

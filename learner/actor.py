@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -42,6 +43,7 @@ from .errors import (
 from .events import (
     Action,
     DecisionBatch,
+    Node,
     PollReply,
     ReplicaStatus,
     RewardItem,
@@ -54,7 +56,7 @@ from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
 from .learning import Progress
 from .logs import start_logging
-from .loop import LearningLoop
+from .loop import LearningLoop, Publisher
 from .memory import keep_freed_memory
 from .nonces import NonceStore, NonceVerdict
 from .report_traces import Follow, ReportTraces
@@ -155,6 +157,7 @@ class LearnerActor:
             tells_errors=True,
         )
         self._traces = ReportTraces(args.tracing(args.app) if args.tracing is not None else NO_TRACER)
+        self._node = this_node()
         threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(
             args.config,
@@ -181,7 +184,7 @@ class LearnerActor:
             self._storage.log.close()
             raise
         self._build_threads(args)
-        for thread in (self._committer, self._loop, self._housekeeper, self._comparing):
+        for thread in (self._committer, self._loop, self._publisher, self._housekeeper, self._comparing):
             thread.start()
         self._follower.start(self._resync)
         threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
@@ -199,9 +202,14 @@ class LearnerActor:
         )
         self._loop = LearningLoop(
             self._learner,
+            on_learned=self._on_learned,
+            on_crash=_crash,
+            traces=self._traces,
+        )
+        self._publisher = Publisher(
+            self._learner,
             publish=self._publish,
             interval_s=self._publish_interval_s,
-            on_learned=self._changed.notify,
             on_crash=_crash,
             traces=self._traces,
         )
@@ -375,6 +383,7 @@ class LearnerActor:
                 **self._learner.describe(),
                 "published_version": published,
                 "status": "running",
+                "node": asdict(self._node),
                 "checkpoint": self._housekeeper.describe(),
                 "log_error": self._committer.last_error,
             },
@@ -425,6 +434,7 @@ class LearnerActor:
         self._comparing.stop()
         self._committer.stop()
         self._loop.stop()
+        self._publisher.stop()
         self._housekeeper.stop()
         self._storage.log.close()
         self._traces.close()
@@ -432,6 +442,10 @@ class LearnerActor:
 
     async def _commit(self, stage: Stage[T]) -> T:
         return await asyncio.wrap_future(self._committer.submit(stage))
+
+    def _on_learned(self) -> None:
+        self._changed.notify()
+        self._publisher.wake()
 
     def _on_commit(self) -> None:
         self._loop.wake()
@@ -526,18 +540,33 @@ def _summary_of(manifest: Manifest) -> dict[str, Any]:
     return {name: getattr(manifest, name) for name in names}
 
 
+def this_node() -> Node:
+    """The node of Ray that this process belongs to."""
+    return Node(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), socket.gethostname())
+
+
 def learner_name(app: str) -> str:
     """The name of an application's learner among Ray's actors of `NAMESPACE`."""
     return f"tidegate:{app}:learner"
 
 
-def get_or_create_learner(args: LearnerArgs, *, num_cpus: float) -> Any:
-    """The handle of the application's learner, which is created if there is none. Blocks."""
+def get_or_create_learner(args: LearnerArgs, *, num_cpus: float, node_labels: Mapping[str, str] | None = None) -> Any:
+    """The handle of the application's learner, which is created if there is none. Blocks.
+
+    Args:
+        args: what it is created from.
+        num_cpus: CPUs that Ray reserves for it.
+        node_labels: of the nodes that it starts on while they have room.
+    """
     # Ray's annotations do not know this argument.
     decorate: Any = ray.remote
     actor_class = decorate(concurrency_groups=CONCURRENCY_GROUPS)(LearnerActor)
     # A file is on one node, so whoever writes it must come back to that one: the head node, which there always is.
     on_head = {"node:__internal_head__": 0.001} if args.config.log.url.startswith("sqlite") else {}
+    # A learner that waits for its favourite node learns nothing: any other is better.
+    preferred: dict[str, Any] = {}
+    if node_labels:
+        preferred = {"label_selector": dict(node_labels), "fallback_strategy": [{"label_selector": {}}]}
     return actor_class.options(
         name=learner_name(args.app),
         namespace=NAMESPACE,
@@ -547,4 +576,5 @@ def get_or_create_learner(args: LearnerArgs, *, num_cpus: float) -> Any:
         resources=on_head,
         max_restarts=-1,
         max_task_retries=0,
+        **preferred,
     ).remote(args)

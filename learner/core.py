@@ -29,6 +29,7 @@ from .errors import (
 )
 from .event_log import Chosen, EventLog
 from .events import Action, Decision, Reported, RewardEvent
+from .fair_lock import FairLock
 from .ingest import Ingest, ResyncSummary
 from .learning import Learning, Progress, free_to_settle
 from .ranges import to_ranges
@@ -114,7 +115,8 @@ class Learner(Ingest):
         )
         self.saved_version = restored.saved
         """The version of the checkpoint that the state was restored from, -1 for none."""
-        self._state_lock = threading.Lock()
+        self._state_lock = FairLock()
+        self._drafting = threading.Lock()
         self._restorer = restorer
         self._learning = Learning(
             restorer.rule_that_serves(restored.state),
@@ -226,23 +228,28 @@ class Learner(Ingest):
 
     def snapshot(self) -> HeadSnapshot:
         """The weights as learned so far, ready to be published."""
-        with self._state_lock:
-            state = self._learning.state
-            return build_snapshot(state, self.rule.head(state.rule), epoch=self.log.epoch, fingerprint=self.fingerprint)
+        with self._drafting:
+            with self._state_lock:
+                state = self._learning.state
+                draft, version, view = self.rule.draft(state.rule), state.version, state.view
+            head = draft()
+        return build_snapshot(head, version=version, view=view, epoch=self.log.epoch, fingerprint=self.fingerprint)
 
     def compare(self) -> None:
         """Judge the rule that serves and its shadows on what was learned since the last time; for one thread."""
         self._comparison.look(self._heads, self.log.decision)
 
     def _heads(self) -> Heads | None:
-        with self._state_lock:
+        with self._drafting, self._state_lock:
             state, learning = self._learning.state, self._learning
             if not state.shadows:
                 return None
             heads = {state.identity.label: learning.rule.head(state.rule)}
             for label, rule in learning.shadow_rules(state).items():
                 heads[label] = rule.head(state.shadows[label].rule)
-            snapshots = {label: build_snapshot(state, head, epoch=0, fingerprint="") for label, head in heads.items()}
+            snapshots = {
+                label: build_snapshot(head, version=state.version, view=state.view) for label, head in heads.items()
+            }
             return Heads(state.identity.label, snapshots)
 
     def capture(self) -> Captured:

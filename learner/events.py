@@ -334,6 +334,21 @@ class RewardReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """Where a process runs.
+
+    Attributes:
+        id: of the Ray node.
+        ip: its address among Ray's nodes.
+        hostname: of its machine or container.
+    """
+
+    id: str
+    ip: str
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     """What a replica tells about itself when it polls.
 
@@ -352,6 +367,7 @@ class ReplicaStatus:
         tokens_per_s: the engine's speed, None before it is measured.
         embedding_cache: its hits, misses, shared computations, entries and bytes.
         latency_ms: by length class of texts, how many the engine took and how long they waited and took, p50 and p99.
+        node: where it runs, None where that is not known.
     """
 
     id: str
@@ -368,6 +384,7 @@ class ReplicaStatus:
     tokens_per_s: float | None = None
     embedding_cache: dict[str, int] = field(default_factory=dict)
     latency_ms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    node: Node | None = None
 
 
 Wait = Literal["logged", "applied", "published"]

@@ -181,7 +181,7 @@ def _moments(
             yield snapshot, start, stop
             start = stop
         head = restorer.rule.head(state.rule)
-        snapshot = build_snapshot(state, head, epoch=0, fingerprint="")
+        snapshot = build_snapshot(head, version=state.version, view=state.view)
     if snapshot is not None and start < len(versions):
         yield snapshot, start, len(versions)
 

@@ -28,7 +28,8 @@ class ReportTraces:
         self._tracer = tracer
         self._lock = threading.Lock()
         self._logged: list[tuple[int, Parent]] = []
-        self._learned: list[Parent] = []
+        self._learned: list[tuple[int, Parent]] = []
+        self._published = (-1, 0)
 
     @contextmanager
     def logging(self, carried: Carried | None) -> Iterator[Follow]:
@@ -74,15 +75,24 @@ class ReportTraces:
         with self._lock:
             done = [span for seq, span in self._logged if seq <= version]
             self._logged = [entry for entry in self._logged if entry[0] > version]
-        self._learned += [
-            self._tracer.record("tidegate.learn", parent=span, started_ns=started_ns, version=version) for span in done
-        ]
+            for span in done:
+                learned = self._tracer.record("tidegate.learn", parent=span, started_ns=started_ns, version=version)
+                self._learned.append((version, learned))
+            self._tell_published()
 
     def published(self, version: int, started_ns: int) -> None:
-        """What was learned has been published as `version`, since `started_ns`. For the learning thread."""
-        done, self._learned = self._learned, []
-        for span in done:
-            self._tracer.record("tidegate.publish", parent=span, started_ns=started_ns, version=version)
+        """What was learned has been published as `version`, since `started_ns`. For the publishing thread."""
+        with self._lock:
+            self._published = (version, started_ns)
+            self._tell_published()
+
+    def _tell_published(self) -> None:
+        """The publishing thread may be done with a version before the learning thread has told of it, or after that."""
+        version, started_ns = self._published
+        for learned, span in self._learned:
+            if learned <= version:
+                self._tracer.record("tidegate.publish", parent=span, started_ns=started_ns, version=version)
+        self._learned = [entry for entry in self._learned if entry[0] > version]
 
     def close(self) -> None:
         """Hand over what was not exported yet."""

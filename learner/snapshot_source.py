@@ -32,4 +32,6 @@ def load_snapshot(
     state, manifest = found
     config: RuleConfig = TypeAdapter(RuleConfig).validate_python(manifest.rule)
     head = build_rule(config).head(state.rule)
-    return build_snapshot(state, head, epoch=manifest.epoch, fingerprint=manifest.fingerprint)
+    return build_snapshot(
+        head, version=state.version, view=state.view, epoch=manifest.epoch, fingerprint=manifest.fingerprint
+    )

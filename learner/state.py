@@ -190,17 +190,19 @@ class HeadSnapshot:
         return int(self.weight.shape[1])
 
 
-def build_snapshot(state: LearnerState, head: Head, *, epoch: int, fingerprint: str) -> HeadSnapshot:
-    """Freeze a head as the version that `state` has reached."""
+def build_snapshot(
+    head: Head, *, version: int, view: MetagraphView, epoch: int = 0, fingerprint: str = ""
+) -> HeadSnapshot:
+    """Freeze a head as a version of the weights for a view of the network."""
     return HeadSnapshot(
         epoch=epoch,
-        version=state.version,
-        view=state.view,
+        version=version,
+        view=view,
         fingerprint=fingerprint,
         weight=_float32(head.weight),
         bias=_float32(head.bias),
         bonus=_float32(head.bonus),
-        available=np.asarray(state.view.available, dtype=np.bool_),
+        available=np.asarray(view.available, dtype=np.bool_),
     )
 
 

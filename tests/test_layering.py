@@ -17,13 +17,15 @@ RAY_SHELL = {
     "deployments/autoscaling.py",
     "deployments/ray_learner.py",
     "deployments/metrics.py",
+    "deployments/nodes.py",
     "deployments/runner.py",
     "deployments/serve_client.py",
     "deployments/serve_config.py",
     "deployments/serve_tracing.py",
+    "deployments/shared_serve.py",
 }
 OPENTELEMETRY_SHELL = {"deployments/otel.py", "deployments/trace_export.py"}
-BITTENSOR_SHELL = {"learner/chain.py", "deployments/hotkey_auth.py", "deployments/client_auth.py"}
+BITTENSOR_SHELL = {"learner/chain.py", "deployments/hotkey_auth.py", "deployments/client/auth.py"}
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -99,7 +101,7 @@ def test_opentelemetry_is_imported_by_its_shell_alone(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["deployments/client.py", "deployments/client_auth.py", "deployments/client_types.py"]
+    "module", [module for module in MODULES if module.startswith("deployments/client/") and "dense" not in module]
 )
 def test_the_client_needs_neither_learner_nor_anything_numeric(module: str) -> None:
     assert not roots(module) & {"ray", "torch", "numpy", "gating", "learner"}

@@ -7,6 +7,8 @@ a target of its own. A reward's weight scales its squared loss, and so its gradi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -81,6 +83,11 @@ class Adagrad:
             bias=state.rows["bias"].clone(),
             bonus=self.bonus / torch.sqrt(state.rows["rewards"] + _BONUS_PRIOR),
         )
+
+    def draft(self, state: RuleState) -> Callable[[], Head]:
+        """See `Rule.draft`: the copy of the state is all there is to a head."""
+        head = self.head(state)
+        return lambda: head
 
     def _step(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -81,4 +82,12 @@ class Rule(Protocol):
 
     def head(self, state: RuleState) -> Head:
         """The head that the state stands for, in tensors of its own."""
+        ...
+
+    def draft(self, state: RuleState) -> Callable[[], Head]:
+        """`head` in two steps: what of it has to be read from the state now, and the rest, which may be done later.
+
+        Whatever happens to the state in between, the head is that of now. Of one rule there is one draft at a time:
+        it is finished, once, before the next one is begun.
+        """
         ...

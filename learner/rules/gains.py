@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .base import LearnBatch
+from .ridge import factored
 
 _BLOCK = 64
 _MULTIPLIER = 0x2545F4914F6CDD1D
@@ -45,19 +45,25 @@ class Gains:
         self._keys = torch.empty(0, 3, dtype=torch.long)
         self._gains = torch.empty(0, 0, 0)
 
+    def stale(self, keys: Int[Tensor, "uid 3"]) -> Int[Tensor, " k"]:
+        """The rows of which there is no gain, or that of another content."""
+        known = self._keys[: len(keys)]
+        stale = torch.ones(len(keys), dtype=torch.bool)
+        stale[: len(known)] = (keys[: len(known)] != known).any(dim=1)
+        return torch.nonzero(stale)[:, 0]
+
     def of(
-        self,
-        keys: Int[Tensor, "uid 3"],
-        width: int,
-        work_out: Callable[[Int[Tensor, " k"]], Float[Tensor, "k inputs inputs"]],
+        self, keys: Int[Tensor, "uid 3"], stale: Int[Tensor, " k"], gram: Float[Tensor, "k inputs inputs"], ridge: float
     ) -> Float[Tensor, "uid inputs inputs"]:
         """The gains of all rows, for reading only.
 
         Args:
             keys: of all rows.
-            width: number of inputs.
-            work_out: the gains of some rows; called for those only for which there is none yet.
+            stale: the rows whose gains `stale` said were not there.
+            gram: theirs; overwritten.
+            ridge: the ridge.
         """
+        width = gram.shape[1]
         known, gains = self._keys, self._gains
         # Until this is through, what is kept is not to be relied on.
         self._keys = known[:0]
@@ -66,10 +72,8 @@ class Gains:
             known, resized = known[:kept], torch.empty(len(keys), width, width)
             resized[:kept] = gains[:kept] if kept else 0.0
             gains = resized
-        stale = torch.ones(len(keys), dtype=torch.bool)
-        stale[: len(known)] = (keys[: len(known)] != known).any(dim=1)
         # In blocks that stay in the processor's cache.
-        for block in torch.split(torch.nonzero(stale)[:, 0], _BLOCK):
-            gains[block] = work_out(block)
+        for block, of_block in zip(torch.split(stale, _BLOCK), torch.split(gram, _BLOCK), strict=True):
+            gains[block] = torch.cholesky_inverse(factored(of_block, ridge))
         self._keys, self._gains = keys.clone(), gains
         return gains

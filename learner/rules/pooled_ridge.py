@@ -24,10 +24,11 @@ part of it. What is shared takes 8 (D dims + 4 p^2), and 8 D^2 more until the la
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gating.head import xavier_rows
@@ -164,6 +165,10 @@ class PooledRidge:
 
     def head(self, state: RuleState) -> Head:
         """The regressions folded into weights on the embedding; the bonus falls with the rewards, and comes back."""
+        return self.draft(state)()
+
+    def draft(self, state: RuleState) -> Callable[[], Head]:
+        """See `Rule.draft`: copies what has changed since the last head; factoring and folding are left for later."""
         rows, shared = state.rows, state.shared
         bonus = self.bonus * math.sqrt(float(shared["noise"]))
         age = shared["clock"] - rows["clock"]
@@ -171,25 +176,20 @@ class PooledRidge:
         left = torch.exp(-notches * _NOTCH)
         target = turned_target(shared, rows["basis"], rows["target"]) * left[:, None]
         right = target + float(shared["ridge"]) * self._priors(state, slice(None))
-        weight = (self._gains_of(state, notches, left) @ right[:, :, None])[:, :, 0]
-        return Head(
-            weight=weight[:, :-1] @ shared["projection"].float(),
-            bias=weight[:, -1].clone(),
-            bonus=bonus / torch.sqrt(rows["rewards"] * torch.exp(-age).float() + _BONUS_PRIOR),
+        bonuses = bonus / torch.sqrt(rows["rewards"] * torch.exp(-age).float() + _BONUS_PRIOR)
+        projection, ridge = shared["projection"].float(), float(shared["ridge"])
+        keys = torch.stack([rows["stamp"], notches, shared["fitted"].expand(len(notches))], dim=1)
+        stale = self._gains.stale(keys)
+        gram = turned_gram(shared, rows["basis"][stale], rows["gram"].index_select(0, stale)).mul_(
+            left[stale, None, None]
         )
 
-    def _gains_of(
-        self, state: RuleState, notches: Int[Tensor, " uid"], left: Float[Tensor, " uid"]
-    ) -> Float[Tensor, "uid inputs inputs"]:
-        rows, shared = state.rows, state.shared
-        ridge = float(shared["ridge"])
+        def finish() -> Head:
+            gains = self._gains.of(keys, stale, gram, ridge)
+            weight = (gains @ right[:, :, None])[:, :, 0]
+            return Head(weight=weight[:, :-1] @ projection, bias=weight[:, -1].clone(), bonus=bonuses)
 
-        def work_out(uids: Int[Tensor, " k"]) -> Float[Tensor, "k inputs inputs"]:
-            gram = turned_gram(shared, rows["basis"][uids], rows["gram"].index_select(0, uids))
-            return torch.cholesky_inverse(factored(gram * left[uids, None, None], ridge))
-
-        keys = torch.stack([rows["stamp"], notches, shared["fitted"].expand(len(notches))], dim=1)
-        return self._gains.of(keys, rows["gram"].shape[1], work_out)
+        return finish
 
     def _priors(self, state: RuleState, uids: Tensor | slice) -> Float[Tensor, "uid inputs"]:
         """What the regressions of these rows are shrunk toward."""

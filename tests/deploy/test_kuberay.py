@@ -123,6 +123,20 @@ def test_every_pod_has_the_variables_that_tidegate_serve_sets(
 
 
 @EVERY_CLUSTER
+def test_a_pod_that_is_gone_without_a_word_is_found_dead_soon(documents: list[Document]) -> None:
+    head = {one["name"]: one["value"] for one in container_of(ray_groups(documents)["head"])["env"]}
+    failures, a_check_ms = 5, int(head["RAY_health_check_period_ms"]) + int(head["RAY_health_check_timeout_ms"])
+    assert failures * a_check_ms <= 20_000
+
+
+@EVERY_CLUSTER
+def test_the_learner_prefers_a_worker_group_that_there_is(documents: list[Document]) -> None:
+    labels = args_of(documents).replica.learner_node_labels
+    assert labels == {"ray.io/node-group": "cpu"}
+    assert "cpu" in ray_groups(documents)
+
+
+@EVERY_CLUSTER
 def test_ports_of_serve_do_not_collide(documents: list[Document]) -> None:
     environment = named(documents, "ConfigMap", "tidegate-environment")["data"]
     first, last = (int(environment[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX"))

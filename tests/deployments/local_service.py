@@ -22,13 +22,14 @@ from deployments.config import AuthArgs, NoAuthArgs, SelectionArgs, ServingArgs
 from deployments.decisions import DecisionBuffer
 from deployments.embedding_cache import EmbeddingCache
 from deployments.engine import build_batcher, engine_status
+from deployments.nodes import ClusterNodes
 from deployments.reporting import Reporter
 from deployments.scorer import Scorer
 from deployments.state_view import StateView
 from deployments.weights import Subscriber
 from gating.metagraph import MetagraphView
 from learner.config import AdagradConfig, LoggingConfig, SoftmaxMseConfig
-from learner.events import ReplicaStatus
+from learner.events import Node, ReplicaStatus
 from learner.tracing import NO_TRACER, Tracer
 
 from .local_learner import LocalLearner
@@ -37,6 +38,9 @@ DIM = 8
 FINGERPRINT = "hash-8"
 N = 10
 UNAVAILABLE = 3
+NODES: list[dict[str, Any]] = [
+    {"id": "n0de", "ip": "10.0.0.7", "hostname": "worker-7", "is_head": False, "resources": {"CPU": 4.0}}
+]
 VIEW = MetagraphView(
     hotkeys=tuple(f"hotkey-{uid}" for uid in range(N)),
     available=tuple(uid != UNAVAILABLE for uid in range(N)),
@@ -183,7 +187,9 @@ class LocalService:
         self.doorkeeper = Doorkeeper(
             build_authenticator(auth or NoAuthArgs(), learner=self.learner, current_view=self.current_view)
         )
-        state = StateView(self.learner, self.subscriber, self.status, self.doorkeeper.failures)
+        state = StateView(
+            self.learner, self.subscriber, self.status, self.doorkeeper.failures, ClusterNodes(lambda: NODES)
+        )
         self.gate = Gate(
             scorer,
             reporter,
@@ -220,6 +226,7 @@ class LocalService:
             queued_texts=self.batcher.queued_texts,
             texts=self.batcher.texts_done,
             buffered_decisions=len(self.decisions),
+            node=Node("n0de", "10.0.0.7", "worker-7"),
             **engine_status(self.batcher, self.embeddings),
         )
 

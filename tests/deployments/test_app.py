@@ -8,6 +8,7 @@ from deployments.app import build_app
 from deployments.config import ServeArgs
 from learner.errors import LogUnavailableError
 
+MEMORY = {"log": {"url": "memory"}}
 ROSTER = {"roster": str(Path(__file__).resolve().parents[2] / "roster.yaml")}
 
 
@@ -23,3 +24,9 @@ def test_a_log_whose_place_has_the_applications_name_is_left_to_the_learner(tmp_
     log = {"url": f"sqlite:///{tmp_path}/{{app}}/events.db"}
     build_app(ServeArgs.model_validate({"chain": ROSTER, "learner": {"log": log}}))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_replicas_a_node_are_bounded_as_the_settings_say() -> None:
+    for replica, most in (({}, None), ({"max_replicas_per_node": 2}, 2)):
+        app = build_app(ServeArgs.model_validate({"chain": ROSTER, "learner": MEMORY, "replica": replica}))
+        assert app._bound_deployment._replica_config.max_replicas_per_node == most

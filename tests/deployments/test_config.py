@@ -48,6 +48,7 @@ def test_everything_has_a_default_and_the_contracts_are_among_them() -> None:
         ("replica", "num_replicas", 0),
         ("replica", "num_cpus", -1),
         ("replica", "num_gpus", -0.5),
+        ("replica", "max_replicas_per_node", 0),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(section: str, field: str, value: object) -> None:
@@ -172,3 +173,15 @@ def test_each_policy_is_built_with_its_settings(given: dict[str, Any], policy: o
 def test_what_does_not_fit_the_policy_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ServeArgs.model_validate({"selection": given})
+
+
+def test_the_labels_of_the_learners_nodes_are_ray_labels_and_need_a_log_that_is_not_on_one_node() -> None:
+    labels = {"ray.io/node-group": "cpu", "zone": "!west"}
+    elsewhere = {"log": {"url": "postgresql:///tidegate"}}
+    given = {"replica": {"learner_node_labels": labels}, "learner": elsewhere}
+    assert ServeArgs.model_validate(given).replica.learner_node_labels == labels
+    with pytest.raises(ValidationError, match="an SQLite file is on the head"):
+        ServeArgs.model_validate({"replica": {"learner_node_labels": labels}})
+    for wrong in ({"": "cpu"}, {"a b": "cpu"}, {"zone": "in the west"}, {"zone": 3}):
+        with pytest.raises(ValidationError):
+            ServeArgs.model_validate({"replica": {"learner_node_labels": wrong}, "learner": elsewhere})

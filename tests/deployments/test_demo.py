@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from deployments.client import GateClient
 from deployments.demo import DemoError, demo, run_demo
 from deployments.demo_data import RewardTable
-from deployments.demo_tally import BAD_INPUT, FAILED, INTERRUPTED, DemoResult
+from deployments.demo_tally import DemoResult
+from deployments.exit_codes import FAILED, INTERRUPTED, UNREACHABLE, USAGE
 
 from .fake_gate import FakeGate, build_table, printed, quiet
 
@@ -196,17 +197,17 @@ def test_demo_without_a_service_says_how_to_start_one(data: Path) -> None:
         raise httpx.ConnectError("connection refused")
 
     code, output = call_demo(data, FakeGate(fault=refuse).client)
-    assert code == FAILED
+    assert code == UNREACHABLE
     assert "no answer from http://gate: connection refused" in output
     assert "make run" in output
 
 
 def test_demo_with_bad_input_says_what_is_wrong(tmp_path: Path, data: Path) -> None:
     code, output = call_demo(tmp_path / "missing.json", FakeGate().client)
-    assert code == BAD_INPUT
+    assert code == USAGE
     assert "missing.json cannot be read" in output
     code, output = call_demo(data, FakeGate().client, k=0)
-    assert (code, "k is 0" in output) == (BAD_INPUT, True)
+    assert (code, "k is 0" in output) == (USAGE, True)
     code, output = call_demo(data, FakeGate(n_uids=1).client)
     assert (code, "only 1 uids" in output) == (FAILED, True)
 

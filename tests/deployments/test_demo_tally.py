@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.client_types import Rejected, Reward, RewardReport, Weights
-from deployments.demo_tally import CTRL_C, FAILED, INTERRUPTED, MOVING_WINDOW, OK, Tally, close_books, mean
+from deployments.client import Rejected, Reward, RewardReport, Weights
+from deployments.demo_tally import CTRL_C, MOVING_WINDOW, Tally, close_books, mean
+from deployments.exit_codes import FAILED, INTERRUPTED, OK
 
 from .fake_gate import build_table
 

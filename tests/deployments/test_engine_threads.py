@@ -20,6 +20,12 @@ def test_the_cores_are_shared_among_the_replicas(
     assert engine_threads(args, device) == threads
 
 
+def test_replicas_that_are_on_other_nodes_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    args = ServeArgs.model_validate({"replica": {"num_replicas": 8, "max_replicas_per_node": 2}})
+    assert engine_threads(args, CPU) == 4
+
+
 def test_a_number_that_is_given_is_taken() -> None:
     args = ServeArgs.model_validate({"encoder": {"threads": 3}})
     assert engine_threads(args, CPU) == engine_threads(args, GPU) == 3

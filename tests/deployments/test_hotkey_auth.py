@@ -342,7 +342,7 @@ def test_an_address_with_a_typing_error_is_refused_at_start(auth: HotkeyAuthArgs
 
 
 def test_the_client_is_understood(auth: HotkeyAuthArgs, keyring: Keyring) -> None:
-    """Each attempt of GateClient verifies on its own; see test_client_auth for what it sends."""
+    """Each attempt of GateClient verifies on its own; see tests/deployments/client/test_auth.py for what it sends."""
     from bittensor import http_auth
 
     verified: list[http_auth.Caller] = []

@@ -22,6 +22,7 @@ import pytest
 
 from deployments import local
 from deployments.local import ProcessId, RunFile, ServiceError
+from deployments.ports import PortClaims
 
 Spawn = Callable[..., psutil.Process]
 
@@ -206,35 +207,18 @@ def test_the_haproxy_of_the_node_is_found_by_name_and_no_other(spawn: Spawn, tmp
                     process.stdout.close()
 
 
-def test_a_free_port_is_fine_and_a_taken_one_is_named_with_the_remedy() -> None:
-    with listening() as port:
-        with pytest.raises(ServiceError, match=f"port {port} on 127.0.0.1 is taken; stop what listens there"):
-            local.check_port("127.0.0.1", port)
-        run_file(psutil.Process(), port=port).write()
-        with pytest.raises(ServiceError, match="by another tidegate serve; stop it with `tidegate down`"):
-            local.check_port("127.0.0.1", port)
-    local.check_port("127.0.0.1", port)
-
-
-def test_haproxy_ports_move_aside_where_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    with listening("0.0.0.0") as taken:
-        assert local._free_port(taken) != taken
-    assert local._free_port(taken) == taken
-
-
-def test_each_service_has_ports_of_its_own_for_its_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: set[int] = set()
-    monkeypatch.setattr(local, "_is_free", lambda _host, port: port not in taken)
-    found = set()
-    for _ in range(27):
-        first, last = local._free_range()
-        assert last - first == 99
-        found.add(first)
-        taken.add(last)
-    assert found == set(range(30_000, 32_700, 100))
-    assert local._free_range() == (30_000, 32_699)
+def test_a_free_port_is_claimed_and_a_taken_one_is_named_with_the_remedy() -> None:
+    with PortClaims() as claims, PortClaims() as others:
+        with listening() as port:
+            with pytest.raises(ServiceError, match=f"port {port} on 127.0.0.1 is taken; stop what listens there"):
+                local.claim_port(claims, "127.0.0.1", port)
+            run_file(psutil.Process(), port=port).write()
+            with pytest.raises(ServiceError, match="by another tidegate serve; stop it with `tidegate down`"):
+                local.claim_port(claims, "127.0.0.1", port)
+        local.claim_port(claims, "127.0.0.1", port)
+        if sys.platform == "linux":
+            with pytest.raises(ServiceError, match=f"port {port} is claimed .* `tidegate down --port {port}`"):
+                local.claim_port(others, "127.0.0.1", port)
 
 
 def test_what_is_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from deployments.otel import OtelTracer
 from learner.draft import Draft
 from learner.events import RewardReport
 from learner.group_commit import GroupCommitter
-from learner.loop import LearningLoop
+from learner.loop import LearningLoop, Publisher
 from learner.report_traces import ReportTraces
 from learner.tracing import NO_TRACER
 from tests.learner.builders import build_learner, message_reward
@@ -186,17 +186,18 @@ def test_reports_are_followed_until_they_are_published(recorded: Recorded) -> No
 def test_a_report_is_followed_through_the_learners_threads(recorded: Recorded) -> None:
     learner, traces = build_learner(), ReportTraces(recorded.tracer)
     published: queue.Queue[int] = queue.Queue()
-    loop = LearningLoop(
+    publisher = Publisher(
         learner,
         publish=lambda snapshot: published.put(snapshot.version),
         interval_s=lambda: 0.0,
-        on_learned=lambda: None,
         on_crash=lambda: None,
         traces=traces,
     )
+    loop = LearningLoop(learner, on_learned=publisher.wake, on_crash=lambda: None, traces=traces)
     committer = GroupCommitter(learner, tick_s=60.0, on_commit=loop.wake, on_fenced=lambda: None, on_crash=lambda: None)
     committer.start()
     loop.start()
+    publisher.start()
     with recorded.root():
         carried = recorded.tracer.carried()
     with traces.logging(carried) as follow:
@@ -204,8 +205,8 @@ def test_a_report_is_followed_through_the_learners_threads(recorded: Recorded) -
         report = committer.submit(stage).result(timeout=20)
     while published.get(timeout=20) < report.seq:
         pass
-    loop.stop()
-    committer.stop()
+    for thread in (committer, loop, publisher):
+        thread.stop()
     chain = [*recorded.named("root")]
     for name in ("tidegate.log", "tidegate.learn", "tidegate.publish"):
         [span] = recorded.named(name)

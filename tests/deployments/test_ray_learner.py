@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def actors(monkeypatch: pytest.MonkeyPatch) -> list[Actor]:
     """What creating a learner gives, one after the other; the last one for ever."""
     waiting: list[Actor] = []
 
-    def create(args: LearnerArgs, *, num_cpus: float) -> Actor:
+    def create(args: LearnerArgs, *, num_cpus: float, node_labels: Mapping[str, str]) -> Actor:
         return waiting.pop(0) if len(waiting) > 1 else waiting[0]
 
     monkeypatch.setattr(module, "get_or_create_learner", create)

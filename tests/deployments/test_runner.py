@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from deployments import runner
 from deployments.config import ServeArgs
-from deployments.local import ServiceError
+from deployments.local import ProcessId, RunFile, ServiceError
 from deployments.runner import _checked_args, set_checkpoints_aside
 from deployments.serve_config import IMPORT_PATH, parse_args
 from learner.checkpoint import CheckpointStore
@@ -59,14 +61,18 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ServeDeplo
     """What was deployed, where there is neither Ray nor anything to end: deploying then fails."""
     configs: list[ServeDeploySchema] = []
 
-    def deploy(config: ServeDeploySchema) -> None:
+    def deploy(config: ServeDeploySchema, wanted: list[str]) -> None:
+        assert wanted == ["gate"]
         configs.append(config)
         raise ServiceError("deploying failed")
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(runner, "_start_ray", lambda *_: "")
+    monkeypatch.setattr(runner, "_join_ray", lambda *_: None)
+    monkeypatch.setattr(runner, "running_serve", lambda: None)
+    monkeypatch.setattr(runner, "start_or_join_serve", lambda config: config)
     monkeypatch.setattr(runner, "_deploy", deploy)
-    for name in ("interrupt_on_signals", "ignore_signals", "check_port", "end_processes"):
+    for name in ("interrupt_on_signals", "ignore_signals", "claim_port", "end_processes"):
         monkeypatch.setattr(runner, name, lambda *_: None)
     return configs
 
@@ -103,6 +109,72 @@ async def test_serving_deploys_absolute_paths_and_sets_checkpoints_aside_only_if
     assert learner.checkpoints.url == f"{tmp_path}/tidegate-data/{{app}}/checkpoints"
     assert [manifest.name for manifest in store.list()] == ([] if reset else [name])
     assert (f"checkpoints of gate: set aside 1: {name}" in said) is reset
+
+
+def test_what_is_refused_before_it_is_deployed_takes_nothing_down(
+    tmp_path: Path, deployed: list[ServeDeploySchema], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_config: ServeDeploySchema) -> ServeDeploySchema:
+        raise ServiceError("an application 'gate' runs on that cluster already")
+
+    taken_down: list[str] = []
+    monkeypatch.setattr(runner, "start_or_join_serve", refuse)
+    monkeypatch.setattr(runner.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(runner.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(runner, "remove_apps", taken_down.extend)
+    monkeypatch.setattr(runner, "stop_learner", taken_down.append)
+    with (
+        pytest.raises(ServiceError, match="runs on that cluster already"),
+        runner.running_service(write_config(tmp_path), address="10.0.0.1:6379", say=lambda _: None),
+    ):
+        pass
+    assert (deployed, taken_down) == ([], [])
+
+
+def test_a_port_that_is_claimed_is_an_error_before_anything_is_started_or_ended(
+    tmp_path: Path, deployed: list[ServeDeploySchema], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ServiceError("port 8000 is claimed")
+
+    monkeypatch.setattr(runner, "claim_port", refuse)
+    monkeypatch.setattr(runner, "_start_ray", lambda *_: pytest.fail("Ray was started"))
+    for name in ("interrupt_on_signals", "ignore_signals", "end_processes"):
+        monkeypatch.setattr(runner, name, lambda *_: pytest.fail("this process and its own were touched"))
+    service = runner.running_service(write_config(tmp_path), address=None, say=lambda _: None)
+    with pytest.raises(ServiceError, match="claimed"), service:
+        pass
+    assert deployed == []
+
+
+def test_of_two_services_on_one_serve_instance_the_first_has_the_run_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    parent = RunFile(8123, "", ProcessId.of(psutil.Process(os.getppid())), [])
+    parent.write()
+    runner._write_run_file(8123, "")
+    runner._remove_run_file(8123)
+    assert RunFile.read(8123) == parent
+    RunFile(8123, "", ProcessId(2**22 + 1, 0.0), []).write()
+    runner._write_run_file(8123, "")
+    found = RunFile.read(8123)
+    assert found is not None
+    assert found.serve == ProcessId.of(psutil.Process())
+    runner._remove_run_file(8123)
+    assert RunFile.read(8123) is None
+
+
+@pytest.mark.parametrize("error", [ConnectionError("nobody there"), RuntimeError("another Ray version")])
+def test_a_cluster_that_cannot_be_joined_is_named_with_the_reason(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(runner.ray, "init", fail)
+    with pytest.raises(ServiceError, match=rf"cluster at 10.0.0.1:6379 cannot be joined \({error}\); .* --address"):
+        runner.take_down_cluster_apps("10.0.0.1:6379")
 
 
 def application(url: str) -> ServeApplicationSchema:

@@ -107,7 +107,7 @@ def test_an_unknown_key_is_refused_at_every_level_with_what_was_meant(place: str
 
 
 def test_an_unknown_key_like_no_other_is_refused_with_all_that_are_known() -> None:
-    with pytest.raises(ServeConfigError, match=r"args\.replica\.xyzzy is not a setting; known are learner_num_cpus"):
+    with pytest.raises(ServeConfigError, match=r"args\.replica\.xyzzy is not a setting; known are learner_node_labels"):
         check_serve_config(changed("applications.0.args.replica.xyzzy", 1))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from deployments.errors import LearnerAway
 
-from .local_service import LocalService, N
+from .local_service import NODES, LocalService, N
 
 Start = Callable[..., Awaitable[LocalService]]
 
@@ -15,6 +15,7 @@ async def test_state_shows_learner_network_replicas_and_who_answered(service: Lo
     await service.reward({"reward_id": "mine", "message": "why?", "uids": [3], "rewards": [0.5]})
     state = (await service.http.get("/v1/state")).json()
     learner = state["learner"]
+    assert (state["nodes"], state["nodes_age_s"] < 60) == (NODES, True)
     assert (learner["status"], learner["epoch"], learner["version"]) == ("running", 1, 1)
     assert learner["checkpoint"] == dict.fromkeys(("name", "version", "age_s", "digest", "last_error")) | {
         "pruned_rows": 0
@@ -44,6 +45,7 @@ async def test_state_is_a_200_while_the_learner_is_away(service: LocalService) -
     assert (replica["id"], replica["buffered_decisions"], replica["texts"]) == ("replica-a", 1, 1)
     assert (replica["queued_tokens"], replica["tokens_per_s"] > 0) == (0, True)
     assert replica["embedding_cache"] | {"bytes": 0} == {"hits": 0, "misses": 1, "shared": 0, "entries": 1, "bytes": 0}
+    assert (state["nodes"], replica["node"]) == (NODES, {"id": "n0de", "ip": "10.0.0.7", "hostname": "worker-7"})
     assert replica["latency_ms"].keys() == {"short", "medium", "long"}
     assert replica["latency_ms"]["short"].keys() == {"texts", "wait_p50", "wait_p99", "p50", "p99"}
     assert state["weights"] == {"epoch": 1, "version": 0, "age_s": 42.5}

@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from deployments.client import GateClient
-from deployments.status import render_status, show_status
+from deployments.status import render_status
 
 STATE: dict[str, Any] = {
     "learner": {
@@ -68,6 +65,7 @@ STATE: dict[str, Any] = {
         "trust": {"enabled": True, "on": True, "active_authors": 17, "quarantined": ["mallory", "eve"], "trusted": []},
         "log_id": "0f9a",
         "fingerprint": "minilm:53aa",
+        "node": {"id": "aa" * 28, "ip": "10.0.0.1", "hostname": "head-1"},
     },
     "metagraph": {"netuid": 1, "block": 6852690, "n": 256, "available": 250, "source": "roster"},
     "replicas": [
@@ -82,8 +80,34 @@ STATE: dict[str, Any] = {
             "texts": 99,
             "buffered_decisions": 2,
             "last_poll_s": 0.4,
+            "queued_tokens": 431,
+            "tokens_per_s": 8125.5,
+            "embedding_cache": {"hits": 2, "misses": 2, "shared": 1, "entries": 2, "bytes": 4096},
+            "latency_ms": {
+                "short": {"texts": 80, "wait_p50": 1.0, "wait_p99": 2.0, "p50": 12.4, "p99": 40.2},
+                "medium": {"texts": 19, "wait_p50": 1.5, "wait_p99": 9.0, "p50": 31.0, "p99": 88.8},
+                "long": {"texts": 0, "wait_p50": None, "wait_p99": None, "p50": None, "p99": None},
+            },
+            "node": {"id": "bb" * 28, "ip": "10.0.0.2", "hostname": "worker-2"},
         }
     ],
+    "nodes": [
+        {
+            "id": "aa" * 28,
+            "ip": "10.0.0.1",
+            "hostname": "head-1",
+            "is_head": True,
+            "resources": {"CPU": 4.0, "memory": 8.5 * 2**30},
+        },
+        {
+            "id": "bb" * 28,
+            "ip": "10.0.0.2",
+            "hostname": "worker-2",
+            "is_head": False,
+            "resources": {"CPU": 16.0, "GPU": 2.0, "memory": 2.0**36},
+        },
+    ],
+    "nodes_age_s": 1.25,
     "weights": {"epoch": 1721, "version": 4710, "age_s": 0.21},
     "degraded": False,
 }
@@ -111,20 +135,6 @@ def rendered(state: dict[str, Any]) -> str:
 
 def row(output: str, label: str) -> str:
     return next(line for line in output.splitlines() if label in line)
-
-
-def show(answer: httpx.Response | httpx.TransportError, *, json_output: bool = False) -> tuple[int, str]:
-    def respond(request: httpx.Request) -> httpx.Response:
-        if isinstance(answer, httpx.TransportError):
-            raise answer
-        return answer
-
-    console = Console(file=io.StringIO(), width=80)
-    transport = httpx.MockTransport(respond)
-    with GateClient("http://gate", transport=transport, retries=0) as client:
-        code = show_status(client, console, json_output)
-    assert isinstance(console.file, io.StringIO)
-    return code, console.file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -173,6 +183,31 @@ def test_an_alarm_that_is_on_is_seen_with_when_and_how_far() -> None:
     calm = copy.deepcopy(STATE)
     calm["learner"]["drift"]["active"] = False
     assert "drift" not in rendered(calm)
+
+
+def test_the_engines_figures_are_shown_by_replica() -> None:
+    cells = row(rendered(STATE), "8126").replace("│", " ").split()
+    assert cells == ["replica-a", "bbbbbbbb", "431", "8126", "60%", "12/40", "31/89", "-"]
+
+
+def test_nodes_are_shown_with_what_they_have_and_what_runs_there() -> None:
+    output = rendered(STATE)
+    assert "nodes, as of 1.25 s ago" in output
+    cells = [row(output, node).replace("│", " ").split() for node in ("aaaaaaaa", "64")]
+    assert cells == [
+        ["aaaaaaaa", "head-1", "10.0.0.1", "4", "0", "8.5", "head,", "learner"],
+        ["bbbbbbbb", "worker-2", "10.0.0.2", "16", "2", "64", "1", "replica"],
+    ]
+    assert "head-1 (10.0.0.1)" in row(output, "runs on")
+
+
+def test_a_service_that_tells_nothing_of_nodes_and_engines_has_no_such_tables() -> None:
+    older = copy.deepcopy(STATE)
+    del older["nodes"], older["replicas"][0]["latency_ms"], older["learner"]["node"]
+    output = rendered(older)
+    assert "nodes, as of" not in output
+    assert "engines" not in output
+    assert "runs on" not in output
 
 
 def test_an_absent_learner_is_shown_with_when_it_was_last_seen() -> None:
@@ -236,30 +271,3 @@ def test_what_the_service_says_is_not_taken_for_markup() -> None:
     state["learner"]["rule"] = "[red]x[/blue]"
     state["learner"]["counters"] = {"[/]": 1}
     assert "[red]x[/blue]" in rendered(state)
-
-
-def test_status_is_shown_with_exit_code_0() -> None:
-    code, output = show(httpx.Response(200, json=STATE))
-    assert code == 0
-    assert "adagrad" in output
-
-
-def test_status_as_json_is_the_answer_itself() -> None:
-    code, output = show(httpx.Response(200, json=STATE), json_output=True)
-    assert (code, json.loads(output)) == (0, STATE)
-
-
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [
-        (httpx.ConnectError("connection refused"), "no answer from http://gate: connection refused"),
-        (httpx.Response(503, text="starting"), "make run"),
-        (httpx.Response(404, html="another server"), "check the address"),
-    ],
-)
-def test_an_unreachable_service_is_exit_code_1_with_a_reason(
-    answer: httpx.Response | httpx.TransportError, text: str
-) -> None:
-    code, output = show(answer)
-    assert code == 1
-    assert text in output

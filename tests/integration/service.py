@@ -17,7 +17,7 @@ import httpx
 import psutil
 import yaml
 
-from deployments.local import REPLICA_PORTS
+from deployments.ports import REPLICA_PORTS
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,11 +85,25 @@ class Service:
         self._launch(())
         wait_for(lambda: self._is_up(prefixes or ("",)), START_TIMEOUT_S)
 
-    def _launch(self, options: tuple[str, ...]) -> None:
+    def join(self, address: str, environment: dict[str, str]) -> None:
+        """Start on a Ray cluster that runs, in an environment as on its nodes, and wait until it is ready."""
+        self._launch(("--address", address), environment)
+        wait_for(lambda: self._is_up(("",)), START_TIMEOUT_S)
+
+    def reconnect(self) -> None:
+        """Talk again to what is left where the service was."""
+        self.http = httpx.Client(base_url=self.url, timeout=30.0)
+
+    def _launch(self, options: tuple[str, ...], environment: dict[str, str] | None = None) -> None:
         command = [*TIDEGATE, "serve", "--config", str(self.config_path), *options]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     @property
@@ -109,7 +123,7 @@ class Service:
     def start_again(self, *options: str) -> None:
         """Start what was stopped, with the same config and further options of `tidegate serve`."""
         assert self.process.poll() is not None, "the service still runs"
-        self.http = httpx.Client(base_url=self.url, timeout=30.0)
+        self.reconnect()
         self._launch(options)
         wait_for(lambda: self._is_up(("",)), START_TIMEOUT_S)
 

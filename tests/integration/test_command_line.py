@@ -57,15 +57,6 @@ def test_ctrl_c_leaves_nothing_and_the_port_can_be_served_again_at_once(
     assert again.wait() == 0
 
 
-def test_down_cleans_up_after_a_service_that_was_killed(start_service: Callable[..., Service]) -> None:
-    service = start_service(NAMES)
-    processes = service.processes()
-    service.process.kill()
-    service.wait()
-    subprocess.run([*TIDEGATE, "down", "--port", str(service.port)], cwd=ROOT, timeout=120, check=True)
-    assert wait_until_ended(processes, 10) == []
-
-
 def test_a_host_beyond_loopback_is_refused_without_authentication(tmp_path: Path) -> None:
     roster = tmp_path / "roster.yaml"
     write_roster(roster, NAMES)

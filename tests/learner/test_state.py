@@ -14,7 +14,7 @@ VIEW = MetagraphView(
 def snapshot(head=None, version=12):
     head = head or Head(weight=torch.arange(6.0).reshape(3, 2), bias=torch.ones(3), bonus=torch.zeros(3))
     state = LearnerState(view=VIEW, rule=RuleState(rows={}), statistics=UidStatistics.empty(3), version=version)
-    return build_snapshot(state, head, epoch=5, fingerprint="tiny")
+    return build_snapshot(head, version=state.version, view=state.view, epoch=5, fingerprint="tiny")
 
 
 def test_a_snapshot_holds_the_head_as_float32_arrays():

@@ -114,6 +114,17 @@ def test_a_head_that_was_taken_stays_as_it_was(config):
 
 
 @every_rule
+def test_a_draft_is_the_head_of_its_time_whatever_comes_before_it_is_finished(config):
+    rule, state = learned(config)
+    for _ in range(2):  # the second one finds what the first has kept
+        wanted, draft = head_bits(build_rule(config).head(state)), rule.draft(state)
+        rule.update(state, learn_batch(*random_events(np.random.default_rng(1), 30, num_uids=N, dim=DIM)))
+        for rows in state.rows.values():
+            rows[:2] = rows[2:4].clone()
+        assert head_bits(draft()) == wanted
+
+
+@every_rule
 @settings(deadline=None, max_examples=50)
 @given(history=st.lists(batches, max_size=4))
 def test_finite_events_give_finite_numbers(config, history):

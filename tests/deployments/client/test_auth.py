@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from deployments.client import GateClient, ProblemError, Reward
-from deployments.client_auth import HotkeyAuth
+from deployments.client.auth import HotkeyAuth
 from tests.keyring import Keyring
 
-from .test_client import REPORT, ScriptedServer, answer, problem, proxy_error
+from .conftest import Connect
+from .scripted import REPORT, ScriptedServer, answer, problem, proxy_error
 
 
 def test_a_client_without_credentials_sends_none() -> None:
@@ -23,9 +24,9 @@ def test_a_client_without_credentials_sends_none() -> None:
     assert not [name for name in server.requests[0].headers if name == "authorization" or name.startswith("x-")]
 
 
-def test_the_key_goes_with_every_call_and_every_attempt() -> None:
+def test_the_key_goes_with_every_call_and_every_attempt(connect: Connect) -> None:
     server = ScriptedServer([proxy_error(502), answer(REPORT)])
-    server.client(api_key="tg_key").report([Reward([4], [1.0], decision_id="r-1")])
+    connect(server, api_key="tg_key").report([Reward([4], [1.0], decision_id="r-1")])
     assert [request.headers["authorization"] for request in server.requests] == ["Bearer tg_key"] * 2
 
 
@@ -58,11 +59,13 @@ def test_a_refusal_is_a_problem_at_once(status: int, code: str) -> None:
     assert (caught.value.status, caught.value.code, len(server.requests)) == (status, code, 1)
 
 
-def test_every_attempt_is_signed_anew_over_the_bytes_that_are_sent(keyring: Keyring) -> None:
+def test_every_attempt_is_signed_anew_over_the_bytes_that_are_sent(connect: Connect, keyring: Keyring) -> None:
     from bittensor import http_auth
 
     server = ScriptedServer([problem(503, "learner_starting"), httpx.ReadError("cut"), answer(REPORT)])
-    client = server.client(url="http://gate/sn1", wallet=keyring.key("alice"), receiver_hotkey=keyring.address("gate"))
+    client = connect(
+        server, url="http://gate/sn1", wallet=keyring.key("alice"), receiver_hotkey=keyring.address("gate")
+    )
     client.report([Reward([4], [1.0], reward_id="mine", message="Où est la marée ?")])
     nonces = set()
     for request in server.requests:

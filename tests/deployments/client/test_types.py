@@ -5,24 +5,23 @@ from typing import Any
 
 import pytest
 
-from deployments import client, client_types
-from deployments.client_types import GateError, ProblemError, Reward
+from deployments import client
+from deployments.client import types
+from deployments.client.types import GateError, ProblemError, Reward
 
 
 def test_everything_public_can_be_imported_from_the_client_too() -> None:
     public = {
         name
-        for name, value in vars(client_types).items()
-        if getattr(value, "__module__", None) == client_types.__name__ and not name.startswith(("_", "build_"))
+        for name, value in vars(types).items()
+        if getattr(value, "__module__", None) == types.__name__ and not name.startswith(("_", "build_"))
     }
-    assert public | {"GateClient", "OperatorStanding", "Settlement", "Wait"} == set(client.__all__)
-    assert all(getattr(client, name) is getattr(client_types, name) for name in public)
+    assert public | {"AsyncGateClient", "GateClient", "OperatorStanding", "Settlement", "Wait"} == set(client.__all__)
+    assert all(getattr(client, name) is getattr(types, name) for name in public)
 
 
 def test_every_error_is_a_gate_error() -> None:
-    errors = [
-        value for value in vars(client_types).values() if isinstance(value, type) and issubclass(value, Exception)
-    ]
+    errors = [value for value in vars(types).values() if isinstance(value, type) and issubclass(value, Exception)]
     assert len(errors) == 4
     assert all(issubclass(error, GateError) for error in errors)
 

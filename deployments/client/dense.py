@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .client_types import Metagraph, Weights
+from .types import Metagraph, Weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)

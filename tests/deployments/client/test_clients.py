@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.client import (
-    MAX_RETRY_AFTER_S,
     Author,
     Checkpoint,
     GateClient,
@@ -30,27 +29,10 @@ from deployments.client import (
     UnexpectedAnswerError,
     Weights,
 )
+from deployments.client.exchange import MAX_RETRY_AFTER_S
 
-Outcome = httpx.Response | httpx.TransportError
-
-PROVENANCE = {
-    "weights": {"epoch": 3, "version": 17, "age_s": 0.5},
-    "metagraph": {"netuid": 1, "block": 6852690, "n": 256},
-    "degraded": False,
-}
-SELECTION = {"decision_id": "r-1", "uids": [4, 2], "scores": [0.9, 0.1], "propensities": [1.0, 0.95]}
-REPORT = {
-    "accepted": 3,
-    "duplicates": 1,
-    "rejected": [
-        {"index": 0, "uid": 4, "code": "stale_hotkey", "detail": "uid 4 has changed its owner"},
-        {"index": 1, "code": "unknown_decision", "detail": "there is no decision r-9"},
-    ],
-    "weights": {"epoch": 3, "version": 17},
-    "version": 21,
-    "reached": True,
-}
-
+from .conftest import Connect
+from .scripted import PROVENANCE, REPORT, SELECTION, Outcome, ScriptedServer, answer, problem, proxy_error
 
 AUTHOR: dict[str, Any] = {
     "author": "judge",
@@ -67,60 +49,6 @@ AUTHOR: dict[str, Any] = {
 NO_PATH = "Path '/v1/score' not found. Ping http://.../-/routes for available routes."
 
 
-class FakeTime:
-    """A clock that only moves when somebody sleeps, or when a request takes its time."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.sleeps_s: list[float] = []
-
-    def sleep(self, seconds: float) -> None:
-        self.sleeps_s.append(seconds)
-        self.now_s += seconds
-
-    def clock(self) -> float:
-        return self.now_s
-
-
-class ScriptedServer:
-    """Answers with the given outcomes in order, the last one for ever, and keeps what it was sent."""
-
-    def __init__(self, outcomes: Sequence[Outcome], *, takes_s: float = 0.0, time: FakeTime | None = None) -> None:
-        self.outcomes = list(outcomes)
-        self.requests: list[httpx.Request] = []
-        self.time = time or FakeTime()
-        self._takes_s = takes_s
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        self.time.now_s += self._takes_s
-        outcome = self.outcomes[min(len(self.requests), len(self.outcomes)) - 1]
-        if isinstance(outcome, httpx.TransportError):
-            raise outcome
-        return httpx.Response(outcome.status_code, headers=outcome.headers, content=outcome.content)
-
-    def client(self, **options: Any) -> GateClient:
-        transport = httpx.MockTransport(self)
-        return GateClient(transport=transport, sleep=self.time.sleep, clock=self.time.clock, **options)
-
-    def body(self, index: int = 0) -> Any:
-        return json.loads(self.requests[index].content)
-
-
-def answer(body: object) -> httpx.Response:
-    return httpx.Response(200, json=body)
-
-
-def problem(status: int, code: str, detail: str = "expected this, got that", **headers: str) -> httpx.Response:
-    document = {"type": f"urn:{code}", "title": "No", "status": status, "detail": detail, "code": code}
-    content_type = {"content-type": "application/problem+json"}
-    return httpx.Response(status, content=json.dumps(document), headers=content_type | headers)
-
-
-def proxy_error(status: int) -> httpx.Response:
-    return httpx.Response(status, html="<h1>Server error</h1>")
-
-
 def test_importing_the_client_is_quick_and_brings_no_numeric_library() -> None:
     program = (
         "import sys, time; start = time.process_time(); import deployments.client; "
@@ -131,9 +59,9 @@ def test_importing_the_client_is_quick_and_brings_no_numeric_library() -> None:
     assert run.stdout.strip() == "[] True"
 
 
-def test_score_sends_only_what_was_asked_and_gives_typed_scores() -> None:
+def test_score_sends_only_what_was_asked_and_gives_typed_scores(connect: Connect) -> None:
     server = ScriptedServer([answer({"scores": [{"uids": [1, 0], "scores": [0.7, 0.2]}], **PROVENANCE})])
-    result = server.client().score(["why?"], top_k=2)
+    result = connect(server).score(["why?"], top_k=2)
     assert server.requests[0].url == "http://127.0.0.1:8000/v1/score"
     assert server.body() == {"messages": ["why?"], "top_k": 2}
     assert result.scores == (Scores((1, 0), (0.7, 0.2)),)
@@ -142,12 +70,12 @@ def test_score_sends_only_what_was_asked_and_gives_typed_scores() -> None:
     assert result.degraded is False
 
 
-def test_dense_scores_come_as_an_array_with_their_provenance() -> None:
+def test_dense_scores_come_as_an_array_with_their_provenance(connect: Connect) -> None:
     told = {"Epoch": "2", "Version": "7", "Age-S": "0.25", "Netuid": "3", "Block": "9", "N": "5", "Degraded": "true"}
     headers = {f"X-Tidegate-{name}": value for name, value in (told | {"Shape": "2,3"}).items()}
     content = np.arange(6, dtype="<f4").tobytes()
     server = ScriptedServer([httpx.Response(200, headers=headers, content=content)])
-    result = server.client().score_dense(["why?", "how?"], uids=[4, 0, 2])
+    result = connect(server).score_dense(["why?", "how?"], uids=[4, 0, 2])
     assert server.requests[0].headers["accept"] == "application/octet-stream"
     assert server.body() == {"messages": ["why?", "how?"], "uids": [4, 0, 2]}
     np.testing.assert_array_equal(result.scores, np.arange(6, dtype=np.float32).reshape(2, 3))
@@ -155,24 +83,24 @@ def test_dense_scores_come_as_an_array_with_their_provenance() -> None:
     assert (result.weights, result.metagraph, result.degraded) == (Weights(2, 7, 0.25), Metagraph(3, 9, 5), True)
 
 
-def test_dense_scores_from_another_server_are_told_from_a_gates() -> None:
+def test_dense_scores_from_another_server_are_told_from_a_gates(connect: Connect) -> None:
     for response in (answer({}), httpx.Response(200, headers={"X-Tidegate-Shape": "2"}, content=b"1")):
         with pytest.raises(UnexpectedAnswerError, match="something else"):
-            ScriptedServer([response]).client().score_dense(["why?"])
+            connect(ScriptedServer([response])).score_dense(["why?"])
 
 
-def test_select_sends_its_candidates_and_gives_typed_selections() -> None:
+def test_select_sends_its_candidates_and_gives_typed_selections(connect: Connect) -> None:
     server = ScriptedServer([answer({"selections": [SELECTION], **PROVENANCE})])
-    result = server.client().select(("why?",), k=2, uids=range(5), explore=False, min_version=9)
+    result = connect(server).select(("why?",), k=2, uids=range(5), explore=False, min_version=9)
     expected = {"messages": ["why?"], "k": 2, "uids": [0, 1, 2, 3, 4], "explore": False, "min_version": 9}
     assert server.body() == expected
     assert result.selections == (Selection("r-1", (4, 2), (0.9, 0.1), (1.0, 0.95)),)
 
 
-def test_report_sends_both_kinds_of_rewards_and_accounts_for_each() -> None:
+def test_report_sends_both_kinds_of_rewards_and_accounts_for_each(connect: Connect) -> None:
     server = ScriptedServer([answer(REPORT)])
     rewards = [Reward((4, 2), (1, 0.5), decision_id="r-1"), Reward([7], [0.25], reward_id="mine", message="why?")]
-    report = server.client().report(rewards, wait="published")
+    report = connect(server).report(rewards, wait="published")
     assert server.body() == {
         "rewards": [
             {"decision_id": "r-1", "uids": [4, 2], "rewards": [1.0, 0.5]},
@@ -199,10 +127,10 @@ def test_report_sends_both_kinds_of_rewards_and_accounts_for_each() -> None:
     ],
 )
 def test_each_reading_call_asks_its_own_route(
-    call: Callable[[GateClient], Any], request_line: str, body: object, result: object
+    connect: Connect, call: Callable[[GateClient], Any], request_line: str, body: object, result: object
 ) -> None:
     server = ScriptedServer([answer(body)])
-    assert call(server.client()) == result
+    assert call(connect(server)) == result
     assert f"{server.requests[0].method} {server.requests[0].url.raw_path.decode()}" == request_line
 
 
@@ -283,26 +211,26 @@ HELD = {"seq": 9, "reason": "frozen", "reward_id": "m", "uids": [1], "rewards": 
     ],
 )
 def test_each_operators_call_asks_its_own_route_and_gives_typed_values(
-    call: Callable[[GateClient], Any], request_line: str, sent: object, body: object, result: object
+    connect: Connect, call: Callable[[GateClient], Any], request_line: str, sent: object, body: object, result: object
 ) -> None:
     server = ScriptedServer([answer(body)])
-    assert call(server.client()) == result
+    assert call(connect(server)) == result
     [request] = server.requests
     assert f"{request.method} {request.url.raw_path.decode()}" == request_line
     assert (json.loads(request.content) if request.content else None) == sent
 
 
 @pytest.mark.parametrize("both", [{}, {"version": 1, "checkpoint": "c"}])
-def test_a_rollback_to_nowhere_or_to_two_places_is_not_sent(both: dict[str, Any]) -> None:
+def test_a_rollback_to_nowhere_or_to_two_places_is_not_sent(connect: Connect, both: dict[str, Any]) -> None:
     server = ScriptedServer([answer({})])
     with pytest.raises(ValueError, match="either version or checkpoint"):
-        server.client().rollback(**both)
+        connect(server).rollback(**both)
     assert server.requests == []
 
 
-def test_a_service_under_a_path_is_reached() -> None:
+def test_a_service_under_a_path_is_reached(connect: Connect) -> None:
     server = ScriptedServer([answer({})])
-    GateClient("http://gate.example/tide/", transport=httpx.MockTransport(server)).state()
+    connect(server, url="http://gate.example/tide/").state()
     assert server.requests[0].url == "http://gate.example/tide/v1/state"
 
 
@@ -327,43 +255,43 @@ def test_a_service_under_a_path_is_reached() -> None:
         httpx.RemoteProtocolError("server disconnected"),
     ],
 )
-def test_what_may_pass_is_sent_again_unchanged(passing: Outcome) -> None:
+def test_what_may_pass_is_sent_again_unchanged(connect: Connect, passing: Outcome) -> None:
     server = ScriptedServer([passing, passing, answer(REPORT)])
-    report = server.client().report([Reward([4], [1.0], decision_id="r-1")])
+    report = connect(server).report([Reward([4], [1.0], decision_id="r-1")])
     assert report.accepted == 3
     assert len({request.content for request in server.requests}) == 1
     assert len(server.requests) == 3
 
 
-def test_a_proxy_that_never_hears_of_its_applications_is_a_service_that_is_away() -> None:
+def test_a_proxy_that_never_hears_of_its_applications_is_a_service_that_is_away(connect: Connect) -> None:
     server = ScriptedServer([httpx.Response(404, text=NO_PATH)])
     with pytest.raises(GateUnavailableError, match=r"404 text/plain.*its proxy's"):
-        server.client(retries=2).score(["why?"])
+        connect(server, retries=2).score(["why?"])
     assert len(server.requests) == 3
 
 
-def test_a_durable_select_is_sent_again_until_its_decisions_are_logged() -> None:
+def test_a_durable_select_is_sent_again_until_its_decisions_are_logged(connect: Connect) -> None:
     server = ScriptedServer([problem(503, "learner_away"), answer({"selections": [SELECTION], **PROVENANCE})])
-    assert server.client().select(["why?"], durable=True).selections[0].decision_id == "r-1"
+    assert connect(server).select(["why?"], durable=True).selections[0].decision_id == "r-1"
     assert [server.body(index) for index in (0, 1)] == [
         {"messages": ["why?"], "k": 4, "explore": True, "durable": True}
     ] * 2
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 415, 422, 500, 501])
-def test_a_problem_that_will_not_pass_is_raised_at_once(status: int) -> None:
+def test_a_problem_that_will_not_pass_is_raised_at_once(connect: Connect, status: int) -> None:
     server = ScriptedServer([problem(status, "some_code", detail="uid 300 is unknown; the network has 256")])
     with pytest.raises(ProblemError, match="uid 300 is unknown") as caught:
-        server.client().score(["why?"])
+        connect(server).score(["why?"])
     assert (caught.value.status, caught.value.code, caught.value.title) == (status, "some_code", "No")
     assert len(server.requests) == 1
     assert server.time.sleeps_s == []
 
 
-def test_retries_end_and_the_last_problem_is_raised() -> None:
+def test_retries_end_and_the_last_problem_is_raised(connect: Connect) -> None:
     server = ScriptedServer([problem(503, "learner_away")])
     with pytest.raises(ProblemError, match="learner_away"):
-        server.client(retries=2).report([Reward([4], [1.0], decision_id="r-1")])
+        connect(server, retries=2).report([Reward([4], [1.0], decision_id="r-1")])
     assert len(server.requests) == 3
 
 
@@ -375,31 +303,31 @@ def test_retries_end_and_the_last_problem_is_raised() -> None:
         (httpx.Response(503, text="no replica"), "answered 503 text/plain"),
     ],
 )
-def test_a_service_that_stays_away_is_unavailable(outcome: Outcome, message: str) -> None:
+def test_a_service_that_stays_away_is_unavailable(connect: Connect, outcome: Outcome, message: str) -> None:
     with pytest.raises(GateUnavailableError, match=message):
-        ScriptedServer([outcome]).client().state()
+        connect(ScriptedServer([outcome])).state()
 
 
-def test_retry_after_is_waited_for_but_not_for_ever() -> None:
+def test_retry_after_is_waited_for_but_not_for_ever(connect: Connect) -> None:
     patient = ScriptedServer([problem(429, "overloaded", **{"retry-after": "7"}), answer({})])
-    patient.client().state()
+    connect(patient).state()
     assert patient.time.sleeps_s == [7.0]
     exaggerated = ScriptedServer([problem(429, "overloaded", **{"retry-after": "86400"}), answer({})])
-    exaggerated.client().state()
+    connect(exaggerated).state()
     assert exaggerated.time.sleeps_s == [MAX_RETRY_AFTER_S]
 
 
 @pytest.mark.parametrize("strange", ["Fri, 07 Nov 2026 23:59:59 GMT", "nan", "inf", "-5", ""])
-def test_a_strange_retry_after_falls_back_to_the_backoff(strange: str) -> None:
+def test_a_strange_retry_after_falls_back_to_the_backoff(connect: Connect, strange: str) -> None:
     server = ScriptedServer([problem(503, "no_weights", **{"retry-after": strange}), answer({})])
-    server.client().state()
+    connect(server).state()
     assert 0.05 <= server.time.sleeps_s[0] <= 0.1
 
 
-def test_backoff_doubles_with_jitter_up_to_its_bound() -> None:
+def test_backoff_doubles_with_jitter_up_to_its_bound(connect: Connect) -> None:
     server = ScriptedServer([httpx.ConnectError("refused")])
     with pytest.raises(GateUnavailableError):
-        server.client(retries=8, timeout_s=1000).state()
+        connect(server, retries=8, timeout_s=1000).state()
     bounds_s = [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
     assert all(bound / 2 <= wait <= bound for wait, bound in zip(server.time.sleeps_s, bounds_s, strict=True))
     assert len(set(server.time.sleeps_s)) == len(bounds_s)
@@ -418,30 +346,30 @@ passing_outcomes = st.one_of(
     retries=st.integers(0, 12),
 )
 def test_waiting_never_passes_the_deadline(
-    outcomes: list[Outcome], timeout_s: float, takes_s: float, retries: int
+    connect: Connect, outcomes: list[Outcome], timeout_s: float, takes_s: float, retries: int
 ) -> None:
     server = ScriptedServer(outcomes, takes_s=takes_s)
     with pytest.raises((GateUnavailableError, ProblemError)):
-        server.client(timeout_s=timeout_s, retries=retries).state()
+        connect(server, timeout_s=timeout_s, retries=retries).state()
     assert len(server.requests) <= retries + 1
     # The fake server takes its time whatever the timeout says, so only the last attempt may run over.
     assert server.time.now_s - takes_s < timeout_s
 
 
-def test_each_attempt_gets_no_more_time_than_is_left() -> None:
+def test_each_attempt_gets_no_more_time_than_is_left(connect: Connect) -> None:
     server = ScriptedServer([proxy_error(502), proxy_error(502), answer({})], takes_s=4.0)
-    server.client(timeout_s=10.0).state()
+    connect(server, timeout_s=10.0).state()
     left_s = [request.extensions["timeout"]["read"] for request in server.requests]
     assert left_s[0] == 10.0
     assert 5.8 < left_s[1] < 6.0
     assert 1.6 < left_s[2] < 2.0
 
 
-def test_ready_asks_once_and_says_no_where_nothing_answers() -> None:
-    assert ScriptedServer([answer({"status": "ready"})]).client().ready()
+def test_ready_asks_once_and_says_no_where_nothing_answers(connect: Connect) -> None:
+    assert connect(ScriptedServer([answer({"status": "ready"})])).ready()
     for outcome in (problem(503, "no_weights"), proxy_error(500), httpx.ConnectError("refused")):
         server = ScriptedServer([outcome])
-        assert not server.client().ready()
+        assert not connect(server).ready()
         assert len(server.requests) == 1
 
 
@@ -457,24 +385,24 @@ def test_ready_asks_once_and_says_no_where_nothing_answers() -> None:
         answer({"selections": [{"uids": [1]}], **PROVENANCE}),
     ],
 )
-def test_another_server_is_told_from_a_gate(strange: httpx.Response) -> None:
+def test_another_server_is_told_from_a_gate(connect: Connect, strange: httpx.Response) -> None:
     with pytest.raises(UnexpectedAnswerError, match=r"http://127\.0\.0\.1:8000 .*check"):
-        ScriptedServer([strange]).client().select(["why?"])
+        connect(ScriptedServer([strange])).select(["why?"])
 
 
-def test_one_string_is_not_taken_for_a_list_of_messages() -> None:
+def test_one_string_is_not_taken_for_a_list_of_messages(connect: Connect) -> None:
     with pytest.raises(ValueError, match="list of strings"):
-        ScriptedServer([answer({})]).client().score("why?")
+        connect(ScriptedServer([answer({})])).score("why?")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://gate", "http://", "http://gate:port", ""])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_an_address_that_is_none_is_refused(connect: Connect, url: str) -> None:
     with pytest.raises(ValueError, match="expected something like http"):
-        GateClient(url)
+        connect(ScriptedServer([answer({})]), url=url)
 
 
-def test_leaving_the_context_closes_the_connections() -> None:
-    with ScriptedServer([answer({})]).client() as gate:
+def test_leaving_the_context_closes_the_connections(connect: Connect) -> None:
+    with connect(ScriptedServer([answer({})])) as gate:
         gate.state()
     with pytest.raises(RuntimeError, match="closed"):
         gate.state()

@@ -1,0 +1,53 @@
+"""The service's HTTP contract as typed Python calls, on httpx alone."""
+
+from .async_client import AsyncGateClient
+from .gate_client import GateClient
+from .types import (
+    Author,
+    Checkpoint,
+    GateError,
+    GateUnavailableError,
+    HeldReward,
+    Metagraph,
+    OperatorStanding,
+    ProblemError,
+    Quarantine,
+    Rejected,
+    Reward,
+    RewardReport,
+    Rollback,
+    ScoreResult,
+    Scores,
+    Selection,
+    SelectResult,
+    Settlement,
+    UnexpectedAnswerError,
+    Wait,
+    Weights,
+)
+
+__all__ = [
+    "AsyncGateClient",
+    "Author",
+    "Checkpoint",
+    "GateClient",
+    "GateError",
+    "GateUnavailableError",
+    "HeldReward",
+    "Metagraph",
+    "OperatorStanding",
+    "ProblemError",
+    "Quarantine",
+    "Rejected",
+    "Reward",
+    "RewardReport",
+    "Rollback",
+    "ScoreResult",
+    "Scores",
+    "SelectResult",
+    "Selection",
+    "Settlement",
+    "UnexpectedAnswerError",
+    "Wait",
+    "Weights",
+]
