@@ -76,6 +76,7 @@ async def test_probes_have_no_lines(start: Start, lines: Lines) -> None:
 async def test_a_probe_of_a_replica_that_is_not_ready_is_no_refusal(start: Start, lines: Lines) -> None:
     service = await start(subscribed=False)
     assert (await service.http.get("/readyz")).status_code == 503
+    assert lines.of("refused_requests") == []
     assert (await service.post("/v1/score", {"messages": ["a"]})).status_code == 503
     [line] = lines.of("refused_requests")
     assert (line["code"], line["count"]) == ("no_weights", 1)
