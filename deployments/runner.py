@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from learner.actor import NAMESPACE, learner_name
+from learner.actor import NAMESPACE, learner_name, ray_log_folder
 from learner.chain import check_source
 from learner.storage import check_log, check_storage, open_checkpoints
 
@@ -119,7 +119,10 @@ def _connect(address: str | None, args: Iterable[ServeArgs], say: Callable[[str]
     """Start Ray here, or join a cluster. Returns the node's id if it is ours: only then its HAProxy is ours to end."""
     if address is None:
         say("starting Ray")
-        return _start_ray(sum(_cpus(of_app.replica) for of_app in args))
+        node_id = _start_ray(sum(_cpus(of_app.replica) for of_app in args))
+        folders = {of_app.logging.folder or str(ray_log_folder()) for of_app in args}
+        say(f"logs go to {', '.join(sorted(folders))}")
+        return node_id
     say("joining Ray")
     _join_ray(address)
     return ""

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
@@ -51,14 +52,17 @@ from .events import (
 )
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
+from .logs import start_logging
 from .loop import LearningLoop, Publisher
 from .memory import keep_freed_memory
 from .metrics import LearnerMetrics, MetricsLoop
 from .nonces import NonceStore, NonceVerdict
+from .report_traces import Follow, ReportTraces
 from .signals import Signal
 from .startup import LearnerArgs, Terms, check_terms, start_learner
 from .state import HeadSnapshot, format_for
 from .storage import check_storage, log_clock, open_storage
+from .tracing import NO_TRACER, Carried
 from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
@@ -99,6 +103,15 @@ class LearnerActor:
         self._args = args
         # Now, for the code on the disk may change while this runs.
         self._identity = args.digest()
+        start_logging(
+            args.logging,
+            component=f"learner-{args.app}-{os.getpid()}",
+            about={"application": args.app, "component": "learner", "pid": os.getpid()},
+            folder=ray_log_folder(),
+            # No caller's text comes here.
+            tells_errors=True,
+        )
+        self._traces = ReportTraces(args.tracing(args.app) if args.tracing is not None else NO_TRACER)
         self._node = this_node()
         threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(
@@ -146,9 +159,14 @@ class LearnerActor:
             self._learner,
             on_learned=self._on_learned,
             on_crash=_crash,
+            traces=self._traces,
         )
         self._publisher = Publisher(
-            self._learner, publish=self._publish, interval_s=self._publish_interval_s, on_crash=_crash
+            self._learner,
+            publish=self._publish,
+            interval_s=self._publish_interval_s,
+            on_crash=_crash,
+            traces=self._traces,
         )
 
         self._comparing = ComparisonLoop(self._learner.compare, interval_s=args.config.compare_interval_s)
@@ -197,13 +215,18 @@ class LearnerActor:
         self._decision_batches += 1
         self._changed.notify()
 
-    async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
+    async def add_rewards(
+        self, items: Sequence[RewardItem], wait: Wait, timeout_s: float, trace: Carried | None = None
+    ) -> RewardReply:
         """Log a report, waiting briefly for decisions on their way, and for its effect if asked to.
+
+        `trace` is the caller's span, where it is traced.
 
         Raises:
             UnknownUidError, RepeatedUidError, DecisionPendingError: see `Learner.stage_rewards`.
         """
-        report = await self._log_rewards(items)
+        with self._traces.logging(trace) as follow:
+            report = await self._log_rewards(items, follow)
         await self._changed.wait_until(lambda: self._learner.frozen or self._has_reached(report.seq, wait), timeout_s)
         reached = self._has_reached(report.seq, wait)
         order = self._published.snapshot.order if self._published else (self._learner.log.epoch, 0)
@@ -397,6 +420,8 @@ class LearnerActor:
         self._publisher.stop()
         self._housekeeper.stop()
         self._storage.log.close()
+        self._traces.close()
+        logger.info("learner_stopped version=%d", self._learner.version)
 
     async def _commit(self, stage: Stage[T]) -> T:
         return await asyncio.wrap_future(self._committer.submit(stage))
@@ -412,12 +437,12 @@ class LearnerActor:
     def _resync(self, view: MetagraphView, author: str | None) -> ResyncSummary:
         return self._committer.submit(self._learner.stage_resync(view, author)).result()
 
-    async def _log_rewards(self, items: Sequence[RewardItem]) -> RewardReport:
+    async def _log_rewards(self, items: Sequence[RewardItem], follow: Follow) -> RewardReport:
         deadline_s = time.monotonic() + self._args.config.decision_wait_s
         while True:
             arrived = self._decision_batches
             try:
-                return await self._commit(self._learner.stage_rewards(items, self._live_incarnations()))
+                return await self._commit(follow(self._learner.stage_rewards(items, self._live_incarnations())))
             except DecisionPendingError:
                 left_s = deadline_s - time.monotonic()
                 has_more = partial(self._has_more_batches_than, arrived)
@@ -482,6 +507,13 @@ class LearnerActor:
         logger.info("exit reason=idle idle_s=%d version=%d", idle_s, self._learner.version)
         self._finish()
         _leave_for_good()
+
+
+def ray_log_folder() -> Path:
+    """Where processes of Tidegate's on this node have their logs, beside Ray's own. Ray has no public name for that."""
+    node = ray._private.worker._global_node
+    assert node is not None, "Ray runs where this is asked"
+    return Path(node.get_logs_dir_path()) / "tidegate"
 
 
 def _crash() -> None:

@@ -273,6 +273,7 @@ class Ingest:
 
         def stage(draft: Draft) -> int:
             draft.events.append(OperatorEvent(action, author, arguments or {}))
+            logger.info("operator_action action=%s author=%s seq=%d", action.value, author, draft.last_seq)
             return draft.last_seq
 
         return stage

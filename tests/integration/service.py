@@ -163,6 +163,11 @@ class Service:
         lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("ray_")]
         return {series: float(value) for series, _, value in lines}
 
+    def ray_logs(self) -> Path:
+        """The folder in which the processes of this service's Ray write their logs."""
+        parts = [part for _, line in self.command_lines() for part in re.split(r"[ =]", line)]
+        return Path(next(part for part in parts if part.endswith("/logs")))
+
     def post(self, path: str, body: Any, **options: Any) -> dict[str, Any]:
         """The answer to a request that must succeed."""
         response = self.http.post(path, json=body, **options)
