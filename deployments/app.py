@@ -27,10 +27,11 @@ from learner.storage import check_log
 
 from .api import build_api
 from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
+from .autoscaling_policy import serve_autoscaling
 from .config import ServeArgs
 from .decisions import DecisionBuffer
 from .embedding_cache import EmbeddingCache
-from .engine import build_batcher, engine_status, engine_threads
+from .engine import autoscaling_stats, build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
 from .metrics import EngineMetrics
@@ -169,6 +170,10 @@ class GateReplica:
             if task.done():
                 task.result()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve gives the autoscaling policy, asked for every `metrics_interval_s`."""
+        return autoscaling_stats(self._batcher)
+
     async def stop(self) -> None:
         """Hand over the last decisions."""
         for task in self._tasks:
@@ -205,9 +210,11 @@ def build_app(args: ServeArgs) -> Application:
     check_source(args.chain)
     # Serve does not tell under which name it deploys.
     check_log(args.learner, None)
+    autoscaling = args.replica.autoscaling
     deployment = serve.deployment(
         name=DEPLOYMENT,
-        num_replicas=args.replica.num_replicas,
+        num_replicas=args.replica.num_replicas if autoscaling is None else None,
+        autoscaling_config=serve_autoscaling(autoscaling) if autoscaling else None,
         # Ray's annotations do not know that None is the default.
         max_replicas_per_node=cast(int, args.replica.max_replicas_per_node),
         max_ongoing_requests=_REQUESTS_PER_REPLICA,

@@ -103,6 +103,11 @@ class Batcher:
         self.queued_tokens = 0
         self.queued_texts = 0
         self.texts_done = 0
+        self.offered_tokens = 0
+        """All that were to be embedded, those of requests that were not let in included."""
+        self.refused_tokens = 0
+        self.busy_s = 0.0
+        """How long the engine has worked; while only some of its threads do, that share of the time."""
         self.speed = Speed()
         self.latencies = Latencies()
         self._threads_running = [
@@ -143,7 +148,12 @@ class Batcher:
         wanted = sum(job.tokens for job in jobs)
         with self._lock:
             self.check_alive()
-            self._admission.check(self.queued_tokens, wanted, self.tokens_per_s)
+            self.offered_tokens += wanted
+            try:
+                self._admission.check(self.queued_tokens, wanted, self.tokens_per_s)
+            except QueueFullError:
+                self.refused_tokens += wanted
+                raise
             self._arrived.extend(jobs)
             self.queued_tokens += wanted
             self.queued_texts += len(jobs)
@@ -283,6 +293,7 @@ class Batcher:
             for job, tokens in zip(jobs, tokenized, strict=False):
                 if job.waits:
                     self.queued_tokens += tokens.num_tokens - job.tokens
+                    self.offered_tokens += tokens.num_tokens - job.tokens
                     job.tokens, job.tokenized = tokens.num_tokens, tokens
                     self._waiting.add(job)
             self._engine_wakes.notify()
@@ -296,6 +307,7 @@ class Batcher:
             done_s = self._clock()
             with self._lock:
                 self.texts_done += len(batch)
+                self.busy_s += (done_s - started_s) / self._threads
                 self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
                 for job in batch:
                     self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)

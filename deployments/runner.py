@@ -193,7 +193,7 @@ def set_checkpoints_aside(args: Mapping[str, ServeArgs], say: Callable[[str], No
 
 def _cpus(replica: ReplicaArgs) -> float:
     """How many CPUs Ray must have for an application."""
-    return replica.num_replicas * replica.num_cpus + replica.learner_num_cpus
+    return replica.most_replicas * replica.num_cpus + replica.learner_num_cpus
 
 
 def _start_ray(cpus: float) -> str:
