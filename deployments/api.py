@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from .admin_api import add_admin
+from .console.routes import add_console
 from .dense import DENSE_SCORES, dense_response, wants_dense
 from .errors import Problem
 from .gate import Gate, admit, ask
@@ -38,6 +38,7 @@ def build_api(gate: Gate) -> FastAPI:
     _add_reading(api, gate)
     _add_decisions(api, gate)
     add_admin(api, gate)
+    add_console(api)
     return api
 
 
@@ -67,10 +68,6 @@ def _add_rewards(api: FastAPI, gate: Gate) -> None:
 
 
 def _add_reading(api: FastAPI, gate: Gate) -> None:
-    @api.get("/", include_in_schema=False)
-    async def home(request: Request) -> Response:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
-
     @api.get("/healthz")
     async def healthz() -> Response:
         return json_response({"status": "alive"})

@@ -246,7 +246,7 @@ class LearnerConfig(StrictModel):
     shadow: tuple[RuleConfig, ...] = ()
     """Further rules, which learn from the same rewards without serving anybody; `tidegate promote` lets one serve."""
     compare_interval_s: float = Field(5.0, gt=0)
-    """With shadows: how often all rules are judged on the decisions that were rewarded meanwhile."""
+    """How often what was rewarded meanwhile is judged: `baselines` in `/v1/state` and, with shadows, the rules."""
     log: LogConfig = LogConfig()
     """The event log."""
     checkpoints: CheckpointConfig = CheckpointConfig()
