@@ -22,19 +22,23 @@ from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
 from learner.memory import keep_freed_memory
 from learner.startup import LearnerArgs
+from learner.state import SNAPSHOT_FORMATS
 from learner.storage import check_log
 
 from .api import build_api
 from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
+from .autoscaling_policy import serve_autoscaling
 from .config import ServeArgs
 from .decisions import DecisionBuffer
 from .embedding_cache import EmbeddingCache
-from .engine import build_batcher, engine_status, engine_threads
+from .engine import autoscaling_stats, build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
-from .metrics import EngineMetrics
+from .http_tally import HttpTally, Tallied
+from .metrics import build_replica_metrics, report_until_cancelled
 from .nodes import ClusterNodes, fetch_nodes
 from .ray_learner import RayLearner
+from .replica_metrics import ReplicaParts
 from .reporting import Reporter
 from .saved_weights import load_saved_weights
 from .scorer import Scorer
@@ -46,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "Gate"
 _REQUESTS_PER_REPLICA = 4096
+# A new replica starts before an old one stops: with Serve's 0, a roll of one replica is a time without any.
+_SURGE_PERCENT = 25
 
 
 class GateReplica:
@@ -93,22 +99,24 @@ class GateReplica:
             heartbeat_s=args.learner.heartbeat_s,
             max_age_s=args.serving.max_age_s,
         )
-        self._metrics = EngineMetrics(
-            self._batcher, self._embeddings, app=context.app_name, replica=context.replica_tag
-        )
         self._doorkeeper = Doorkeeper(
             build_authenticator(args.auth, learner=self._learner, current_view=self._current_view)
         )
+        self._http = HttpTally()
+        parts = ReplicaParts(
+            self._batcher, self._embeddings, self._subscriber, self._decisions, self._doorkeeper, self._http
+        )
+        self._metrics = build_replica_metrics(parts, app=context.app_name, replica=context.replica_tag)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Get the first weights, from the learner or else from its newest checkpoint, then follow the learner.
 
         Raises:
-            LearnerError: the learner that runs is not this replica's.
+            LearnerError: the learner that runs is none that this replica can use.
         """
         await self._subscriber.start(lambda: load_saved_weights(self._learner_args))
-        work = (self._subscriber.run(), self._decisions.run(), self._metrics.run())
+        work = (self._subscriber.run(), self._decisions.run(), report_until_cancelled(self._metrics.report))
         self._tasks = [self._background(task) for task in work]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -133,7 +141,9 @@ class GateReplica:
             self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
         )
         limit = self._args.serving.max_body_bytes
-        return build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
+        api = build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
+        api.add_middleware(Tallied, tally=self._http)
+        return api
 
     def status(self) -> ReplicaStatus:
         """What this replica tells about itself."""
@@ -151,6 +161,8 @@ class GateReplica:
             buffered_decisions=len(self._decisions),
             node=self._node,
             **engine_status(self._batcher, self._embeddings),
+            reads=SNAPSHOT_FORMATS,
+            learner=self._learner.wanted,
         )
 
     def _current_view(self) -> MetagraphView | None:
@@ -163,6 +175,10 @@ class GateReplica:
         for task in self._tasks:
             if task.done():
                 task.result()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve gives the autoscaling policy, asked for every `metrics_interval_s`."""
+        return autoscaling_stats(self._batcher)
 
     async def stop(self) -> None:
         """Hand over the last decisions."""
@@ -200,12 +216,15 @@ def build_app(args: ServeArgs) -> Application:
     check_source(args.chain)
     # Serve does not tell under which name it deploys.
     check_log(args.learner, None)
+    autoscaling = args.replica.autoscaling
     deployment = serve.deployment(
         name=DEPLOYMENT,
-        num_replicas=args.replica.num_replicas,
+        num_replicas=args.replica.num_replicas if autoscaling is None else None,
+        autoscaling_config=serve_autoscaling(autoscaling) if autoscaling else None,
         # Ray's annotations do not know that None is the default.
         max_replicas_per_node=cast(int, args.replica.max_replicas_per_node),
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
+        max_surge_percent=_SURGE_PERCENT,
         ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=10,

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .admission import Admission, QueueFullError, Speed
+from .batches import Batches
 from .latencies import Latencies
 from .waiting import Deliver, Job, WaitingTexts
 
@@ -103,8 +104,14 @@ class Batcher:
         self.queued_tokens = 0
         self.queued_texts = 0
         self.texts_done = 0
+        self.offered_tokens = 0
+        """All that were to be embedded, those of requests that were not let in included."""
+        self.refused_tokens = 0
+        self.busy_s = 0.0
+        """How long the engine has worked; while only some of its threads do, that share of the time."""
         self.speed = Speed()
         self.latencies = Latencies()
+        self.batches = Batches()
         self._threads_running = [
             threading.Thread(target=self._run_tokenizer, name="tokenizer", daemon=True),
             *(
@@ -127,6 +134,17 @@ class Batcher:
         """What all engine threads do together; None before the first batch."""
         return None if self.speed.tokens_per_s is None else self.speed.tokens_per_s * self._threads
 
+    @property
+    def admission(self) -> Admission:
+        """Says who may wait, and whom it has refused."""
+        return self._admission
+
+    @property
+    def delay_s(self) -> float | None:
+        """How long what comes now would wait; None before the first batch."""
+        speed = self.tokens_per_s
+        return None if speed is None else self.queued_tokens / speed
+
     def submit(self, texts: Sequence[str], deliver: Deliver) -> list[Job]:
         """Let texts wait for the engine. Called on an event loop, on which each is delivered.
 
@@ -143,7 +161,12 @@ class Batcher:
         wanted = sum(job.tokens for job in jobs)
         with self._lock:
             self.check_alive()
-            self._admission.check(self.queued_tokens, wanted, self.tokens_per_s)
+            self.offered_tokens += wanted
+            try:
+                self._admission.check(self.queued_tokens, wanted, self.tokens_per_s)
+            except QueueFullError:
+                self.refused_tokens += wanted
+                raise
             self._arrived.extend(jobs)
             self.queued_tokens += wanted
             self.queued_texts += len(jobs)
@@ -283,6 +306,7 @@ class Batcher:
             for job, tokens in zip(jobs, tokenized, strict=False):
                 if job.waits:
                     self.queued_tokens += tokens.num_tokens - job.tokens
+                    self.offered_tokens += tokens.num_tokens - job.tokens
                     job.tokens, job.tokenized = tokens.num_tokens, tokens
                     self._waiting.add(job)
             self._engine_wakes.notify()
@@ -296,9 +320,11 @@ class Batcher:
             done_s = self._clock()
             with self._lock:
                 self.texts_done += len(batch)
+                self.busy_s += (done_s - started_s) / self._threads
                 self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
                 for job in batch:
                     self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
+                self.batches.note(sum(job.tokens for job in batch), done_s - started_s)
                 # Whoever asks again at once is tokenized here, not by the other thread.
                 self._working.discard(threading.get_ident())
             _deliver(zip(batch, torch.split(embedding, 1), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .admission import Admission
+from .autoscaling import BUSY_S, OFFERED_TOKENS, QUEUED_TOKENS, REFUSED_TOKENS, TOKENS_PER_S
 from .batcher import Batcher, Engine
 from .config import ServeArgs, ServingArgs
 from .embedding_cache import EmbeddingCache
@@ -36,8 +37,22 @@ def engine_threads(args: ServeArgs, device: torch.device) -> int:
     if device.type != "cpu":
         return 1
     replica = args.replica
-    on_one_node = min(replica.num_replicas, replica.max_replicas_per_node or replica.num_replicas)
+    on_one_node = min(replica.most_replicas, replica.max_replicas_per_node or replica.most_replicas)
     return max(1, len(os.sched_getaffinity(0)) // on_one_node)
+
+
+def autoscaling_stats(batcher: Batcher) -> dict[str, float]:
+    """What a replica tells the autoscaling policy; nothing before its speed is known."""
+    speed = batcher.tokens_per_s
+    if speed is None:
+        return {}
+    return {
+        QUEUED_TOKENS: batcher.queued_tokens,
+        TOKENS_PER_S: speed,
+        OFFERED_TOKENS: batcher.offered_tokens,
+        REFUSED_TOKENS: batcher.refused_tokens,
+        BUSY_S: batcher.busy_s,
+    }
 
 
 def engine_status(batcher: Batcher, embeddings: EmbeddingCache) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from fastapi import Request
 from learner.errors import (
     ChainUnavailableError,
     CheckpointError,
+    CheckpointMismatchError,
     DecisionPendingError,
     LearnerError,
     NeedsDurableLogError,
     OverloadedError,
     RepeatedUidError,
+    RollInProgressError,
     UnknownEventError,
     UnknownRuleError,
     UnknownUidError,
@@ -36,10 +38,13 @@ _REFUSED: tuple[int, str, int | None] = (409, "refused", None)
 _PROBLEMS: dict[type, tuple[int, str, int | None]] = {
     ChainUnavailableError: (503, "chain_unavailable", 5),
     CheckpointError: (503, "checkpoint_failed", 5),
+    # Trying again would not help.
+    CheckpointMismatchError: _REFUSED,
     DecisionPendingError: (503, "decision_pending", 1),
     NeedsDurableLogError: (501, "not_available", None),
     OverloadedError: (429, "overloaded", 1),
     RepeatedUidError: (422, "repeated_uid", None),
+    RollInProgressError: (409, "roll_in_progress", 5),
     UnknownEventError: (404, "unknown_event", None),
     UnknownRuleError: (404, "unknown_rule", None),
     UnknownUidError: (422, "unknown_uid", None),

@@ -155,6 +155,13 @@ def _remove_run_file(port: int) -> None:
         run_file_path(port).unlink(missing_ok=True)
 
 
+def metrics_url() -> str:
+    """Where a Prometheus on this machine finds what this node's processes tell."""
+    node_id = ray.get_runtime_context().get_node_id()
+    [port] = [node["MetricsExportPort"] for node in ray.nodes() if node["NodeID"] == node_id]
+    return f"http://127.0.0.1:{port}/metrics"
+
+
 def _checked_args(app: ServeApplicationSchema, host: str) -> ServeArgs:
     """An application's arguments, checked for what would fail later and far away."""
     args = parse_args(app.args if isinstance(app.args, dict) else app.args.model_dump())
@@ -193,7 +200,7 @@ def set_checkpoints_aside(args: Mapping[str, ServeArgs], say: Callable[[str], No
 
 def _cpus(replica: ReplicaArgs) -> float:
     """How many CPUs Ray must have for an application."""
-    return replica.num_replicas * replica.num_cpus + replica.learner_num_cpus
+    return replica.most_replicas * replica.num_cpus + replica.learner_num_cpus
 
 
 def _start_ray(cpus: float) -> str:

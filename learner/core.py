@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from gating.message import message
 from gating.policies import Policy, TailExploration
 
 from .comparison import Comparison, Heads
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["Captured", "ExplainedDecision", "HeldEvent", "Learner", "ResyncSummary", "RollbackSummary"]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ExplainedDecision:
     """A decision, and the rewards reported for it so far and their authors, by uid."""
 
@@ -51,7 +52,7 @@ class ExplainedDecision:
     authors: dict[int, str]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class HeldEvent:
     """A reward event that is in the log and not in the weights."""
 

@@ -6,12 +6,15 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 
 from .core import Learner
 from .state import HeadSnapshot
 
 logger = logging.getLogger(__name__)
+
+_UNREPORTED = 4096
 
 
 class _Thread(threading.Thread, ABC):
@@ -103,6 +106,11 @@ class Publisher(_Thread):
         super().__init__("publishing", learner, on_crash)
         self._publish = publish
         self._interval_s = interval_s
+        self._durations_s: deque[float] = deque(maxlen=_UNREPORTED)
+
+    def take_durations_s(self) -> list[float]:
+        """How long it took to publish each time since the last call, of the last 4,096 times at most."""
+        return [self._durations_s.popleft() for _ in range(len(self._durations_s))]
 
     def _work_until_stopped(self) -> None:
         published = self._publish_newest()
@@ -123,6 +131,8 @@ class Publisher(_Thread):
             published_at = time.monotonic()
 
     def _publish_newest(self) -> int:
+        started_s = time.monotonic()
         snapshot = self._learner.snapshot()
         self._publish(snapshot)
+        self._durations_s.append(time.monotonic() - started_s)
         return snapshot.version

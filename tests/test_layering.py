@@ -14,7 +14,7 @@ PACKAGES = ("gating", "learner", "deployments")
 RAY_SHELL = {
     "learner/actor.py",
     "deployments/app.py",
-    "deployments/autoscaling.py",
+    "deployments/autoscaling_policy.py",
     "deployments/ray_learner.py",
     "deployments/metrics.py",
     "deployments/nodes.py",

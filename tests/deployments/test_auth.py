@@ -44,6 +44,7 @@ ROUTES: list[tuple[str, str, object, str]] = [
     ("GET", "/v1/admin/quarantine", None, "admin"),
     ("POST", "/v1/admin/quarantine", {"action": "drop"}, "admin"),
     ("POST", "/v1/admin/promote", {"rule": "adagrad"}, "admin"),
+    ("POST", "/v1/admin/handover", None, "admin"),
     ("GET", "/v1/admin/authors", None, "admin"),
     ("POST", "/v1/admin/authors", {"author": "x", "standing": "auto"}, "admin"),
     ("POST", "/v1/admin/explode", None, "admin"),

@@ -15,7 +15,7 @@ from deployments.errors import LearnerAway
 from deployments.weights import Subscriber, load_weights
 from learner.config import SoftmaxMseConfig
 from learner.errors import LearnerError
-from learner.events import ReplicaStatus
+from learner.events import PollReply, ReplicaStatus
 from learner.state import HeadSnapshot
 
 from .local_learner import LocalLearner
@@ -107,6 +107,22 @@ async def test_weights_for_another_encoder_are_refused_for_good(replica: Replica
     with pytest.raises(LearnerError, match="another enc"):
         await asyncio.wait_for(replica.subscriber.run(), timeout=10)
     assert replica.order is None
+
+
+async def test_a_version_that_comes_in_no_format_of_this_replica_s_is_no_version_to_it(
+    replica: Replica, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.learner.publish(replica.snapshot(3, 17))
+    await replica.subscriber.poll_once()
+    replica.now_s += 60
+
+    async def newer_in_another(*_: object) -> tuple[PollReply, None]:
+        return PollReply(3, 18, []), None
+
+    monkeypatch.setattr(replica.learner, "poll", newer_in_another)
+    assert not await replica.subscriber.poll_once()
+    assert (replica.order, replica.subscriber.age_s) == ((3, 17), 60)
+    assert "no_snapshot_to_read version=18" in caplog.text
 
 
 async def test_an_unknown_format_is_refused_without_dying(replica: Replica, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner, Result
 
@@ -169,6 +170,15 @@ class RealNames:
         return str(self._client.quarantine().events[place].seq)
 
 
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """Replay and evaluate set them for their process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
 def test_every_example_of_the_help_works(service: Service, client: GateClient, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where the config is, and where nothing minds a plot.
     monkeypatch.chdir(service.config_path.parent)
