@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,6 @@ from tests.ports import free_port
 
 from .openai_server import QUESTIONS, SUBJECTS, OpenAIServer, openai_server
 from .service import ROOT, TIDEGATE, Service, wait_for
-
-with warnings.catch_warnings():
-    # Ray Serve warns of its own use of pydantic when it is first imported, as replay and evaluate do.
-    warnings.simplefilter("ignore")
-    import ray.serve.schema  # noqa: F401
 
 # The models of the OpenAI server; `broken` comes first, and so is the first to be tried.
 NAMES = ["broken", *SUBJECTS]
