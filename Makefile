@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run demo test chaos soak lint format docs bench bench-learning setup lock clean
+.PHONY: run demo test chaos soak screenshots lint format docs bench bench-learning setup lock clean
 
 run: $(READY)
 	@exec $(BIN)/tidegate serve
@@ -21,6 +21,10 @@ test: $(READY)
 chaos: $(READY)
 	TIDEGATE_CHAOS_ROUNDS=$(or $(ROUNDS),10) $(BIN)/python -m pytest tests/chaos -m integration -s $(ARGS)
 	$(BIN)/python -m pytest -m long tests/integration $(ARGS)
+
+# The console's pictures in docs/images, of a real service; chromium has to be installed.
+screenshots: $(READY)
+	$(BIN)/python -m tests.console.screenshots
 
 # Steady load on a cluster of three local nodes, with processes killed and experts that change hands: does anything grow?
 soak: $(READY)

@@ -20,6 +20,8 @@ from .schemas import (
     CheckpointsResponse,
     FreezeRequest,
     FreezeResponse,
+    HandoverRequest,
+    HandoverResponse,
     PromoteRequest,
     PromoteResponse,
     QuarantineQuery,
@@ -43,6 +45,7 @@ def add_admin(api: FastAPI, gate: Gate) -> None:
     _add_versions(api, gate)
     _add_quarantine(api, gate)
     _add_rules(api, gate)
+    _add_handover(api, gate)
     _add_authors(api, gate)
 
     @api.post("/v1/admin/{action}", include_in_schema=False)
@@ -95,6 +98,18 @@ def _add_rules(api: FastAPI, gate: Gate) -> None:
         author, body = await admit(request, gate, "admin")
         label = parse_body(request, body, PromoteRequest).rule
         return json_response(await ask(gate.learner.promote(label, author.id)))
+
+
+def _add_handover(api: FastAPI, gate: Gate) -> None:
+    documents = documented(
+        HandoverRequest, HandoverResponse, optional=True, also={**_REFUSALS, 501: "the log is in memory"}
+    )
+
+    @api.post("/v1/admin/handover", **documents)
+    async def handover(request: Request) -> Response:
+        author, body = await admit(request, gate, "admin")
+        parse_body(request, body, HandoverRequest, optional=True)
+        return json_response(await ask(gate.learner.hand_over(author.id)))
 
 
 def _add_quarantine(api: FastAPI, gate: Gate) -> None:

@@ -16,29 +16,37 @@ from ray.serve import Application
 
 from gating import build_encoder
 from gating.metagraph import MetagraphView
-from learner.actor import this_node
+from learner.actor import ray_log_folder, this_node
 from learner.chain import check_source
 from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
+from learner.logs import start_logging
 from learner.memory import keep_freed_memory
 from learner.startup import LearnerArgs
+from learner.state import SNAPSHOT_FORMATS
 from learner.storage import check_log
+from learner.tracing import NO_TRACER
 
 from .api import build_api
 from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
+from .autoscaling_policy import serve_autoscaling
 from .config import ServeArgs
 from .decisions import DecisionBuffer
 from .embedding_cache import EmbeddingCache
-from .engine import build_batcher, engine_status, engine_threads
+from .engine import autoscaling_stats, build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
-from .metrics import EngineMetrics
+from .http_tally import HttpTally, Tallied
+from .metrics import build_replica_metrics, report_until_cancelled
 from .nodes import ClusterNodes, fetch_nodes
 from .ray_learner import RayLearner
+from .replica_metrics import ReplicaParts
 from .reporting import Reporter
+from .request_scope import log_context
 from .saved_weights import load_saved_weights
 from .scorer import Scorer
 from .serve_client import serve_client
+from .serve_tracing import learner_tracing, replica_tracer
 from .state_view import StateView
 from .weights import Subscriber
 
@@ -46,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "Gate"
 _REQUESTS_PER_REPLICA = 4096
+# A new replica starts before an old one stops: with Serve's 0, a roll of one replica is a time without any.
+_SURGE_PERCENT = 25
 
 
 class GateReplica:
@@ -58,6 +68,15 @@ class GateReplica:
         keep_freed_memory()
         self._args = args
         self._id = context.replica_tag
+        start_logging(
+            args.logging,
+            component=f"replica-{context.app_name}-{context.replica_tag}",
+            about={"application": context.app_name, "component": "replica", "replica": context.replica_tag},
+            folder=ray_log_folder(),
+            context=log_context,
+            tells_errors=args.logging.log_prompts,
+        )
+        self._tracer = replica_tracer()
         self._node = this_node()
         encoder = build_encoder(
             args.encoder.kind,
@@ -72,15 +91,24 @@ class GateReplica:
             batch_tokens=args.encoder.batch_tokens,
             threads=engine_threads(args, encoder.device),
             warm_up=True,
+            tracer=self._tracer,
         )
         self._embeddings = EmbeddingCache(self._batcher, max_bytes=int(args.serving.embedding_cache_mb * 2**20))
         self._learner_args = LearnerArgs(
-            context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint, args.selection.build()
+            context.app_name,
+            args.chain,
+            args.learner,
+            encoder.dim,
+            encoder.fingerprint,
+            args.selection.build(),
+            logging=args.logging,
+            tracing=learner_tracing(),
         )
         self._learner = RayLearner(
             self._learner_args,
             num_cpus=args.replica.learner_num_cpus,
             node_labels=args.replica.learner_node_labels,
+            tracer=self._tracer,
         )
         self._decisions = DecisionBuffer(
             self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions
@@ -93,23 +121,26 @@ class GateReplica:
             heartbeat_s=args.learner.heartbeat_s,
             max_age_s=args.serving.max_age_s,
         )
-        self._metrics = EngineMetrics(
-            self._batcher, self._embeddings, app=context.app_name, replica=context.replica_tag
-        )
         self._doorkeeper = Doorkeeper(
             build_authenticator(args.auth, learner=self._learner, current_view=self._current_view)
         )
+        self._http = HttpTally()
+        parts = ReplicaParts(
+            self._batcher, self._embeddings, self._subscriber, self._decisions, self._doorkeeper, self._http
+        )
+        self._metrics = build_replica_metrics(parts, app=context.app_name, replica=context.replica_tag)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Get the first weights, from the learner or else from its newest checkpoint, then follow the learner.
 
         Raises:
-            LearnerError: the learner that runs is not this replica's.
+            LearnerError: the learner that runs is none that this replica can use.
         """
         await self._subscriber.start(lambda: load_saved_weights(self._learner_args))
-        work = (self._subscriber.run(), self._decisions.run(), self._metrics.run())
+        work = (self._subscriber.run(), self._decisions.run(), report_until_cancelled(self._metrics.report))
         self._tasks = [self._background(task) for task in work]
+        logger.info("replica_started threads=%d traced=%s", self._batcher.threads, self._tracer is not NO_TRACER)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The routes, as Serve asks for them after `__init__`."""
@@ -121,6 +152,7 @@ class GateReplica:
             serving=self._args.serving,
             durable_log=self._args.learner.log.url != MEMORY_URL,
             generator=np.random.default_rng(),
+            tracer=self._tracer,
         )
         reporter = Reporter(
             client=self._learner,
@@ -128,12 +160,17 @@ class GateReplica:
             decisions=self._decisions,
             subscriber=self._subscriber,
             wait_timeout_s=self._args.serving.wait_timeout_s,
+            tracer=self._tracer,
         )
         state = StateView(
             self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
         )
         limit = self._args.serving.max_body_bytes
-        return build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
+        api = build_api(
+            Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit, self._args.logging, self._tracer)
+        )
+        api.add_middleware(Tallied, tally=self._http)
+        return api
 
     def status(self) -> ReplicaStatus:
         """What this replica tells about itself."""
@@ -151,6 +188,8 @@ class GateReplica:
             buffered_decisions=len(self._decisions),
             node=self._node,
             **engine_status(self._batcher, self._embeddings),
+            reads=SNAPSHOT_FORMATS,
+            learner=self._learner.wanted,
         )
 
     def _current_view(self) -> MetagraphView | None:
@@ -164,6 +203,10 @@ class GateReplica:
             if task.done():
                 task.result()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve gives the autoscaling policy, asked for every `metrics_interval_s`."""
+        return autoscaling_stats(self._batcher)
+
     async def stop(self) -> None:
         """Hand over the last decisions."""
         for task in self._tasks:
@@ -171,8 +214,10 @@ class GateReplica:
         try:
             await self._decisions.flush()
         except LearnerAway:
-            logger.warning("stopped with decisions=%d not handed over", len(self._decisions))
+            logger.warning("decisions_not_handed_over count=%d", len(self._decisions))
         self._batcher.close()
+        self._tracer.flush()
+        logger.info("replica_stopped texts=%d", self._batcher.texts_done)
 
     def _background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)
@@ -200,12 +245,15 @@ def build_app(args: ServeArgs) -> Application:
     check_source(args.chain)
     # Serve does not tell under which name it deploys.
     check_log(args.learner, None)
+    autoscaling = args.replica.autoscaling
     deployment = serve.deployment(
         name=DEPLOYMENT,
-        num_replicas=args.replica.num_replicas,
+        num_replicas=args.replica.num_replicas if autoscaling is None else None,
+        autoscaling_config=serve_autoscaling(autoscaling) if autoscaling else None,
         # Ray's annotations do not know that None is the default.
         max_replicas_per_node=cast(int, args.replica.max_replicas_per_node),
         max_ongoing_requests=_REQUESTS_PER_REPLICA,
+        max_surge_percent=_SURGE_PERCENT,
         ray_actor_options={"num_cpus": args.replica.num_cpus, "num_gpus": args.replica.num_gpus},
         health_check_period_s=2,
         graceful_shutdown_timeout_s=10,

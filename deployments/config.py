@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from gating.policies import MIN_TEMPERATURE, Greedy, Policy, Softmax, SquareCB, TailExploration
-from learner.config import ChainConfig, LearnerConfig, RosterChain, StrictModel
+from learner.config import ChainConfig, LearnerConfig, LoggingConfig, RosterChain, StrictModel
 
 
 class EncoderArgs(StrictModel):
@@ -25,7 +25,7 @@ class EncoderArgs(StrictModel):
     """Most tokens in one batch, and most padded tokens in one forward pass."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
     """Forward passes that a replica computes at a time, each on one CPU core. `auto`: the machine's cores, shared among
-    `replica.num_replicas`, or those that may be on one node; 1 on an accelerator."""
+    `replica.num_replicas` (with autoscaling its most), or those that may be on one node; 1 on an accelerator."""
 
 
 class ServingArgs(StrictModel):
@@ -179,6 +179,46 @@ class HotkeyAuthArgs(StrictModel):
 AuthArgs = Annotated[NoAuthArgs | ApiKeyAuthArgs | HotkeyAuthArgs, Field(discriminator="mode")]
 
 
+class AutoscalingArgs(StrictModel):
+    """As many replicas as the load needs; docs/autoscaling.md says what is measured and how to set this."""
+
+    policy: Literal["queue_delay", "ongoing_requests"] = "queue_delay"
+    """`queue_delay`: by how long requests would wait for the engine. `ongoing_requests`: Serve's own, by the number of
+    requests; `target_delay_ms`, `target_utilization`, `hysteresis` and `catch_up_s` are not used then."""
+    min_replicas: int = Field(1, ge=1, le=10_000)
+    """Replicas at least, and at first."""
+    max_replicas: int = Field(4, ge=1, le=10_000)
+    """Replicas at most."""
+    target_delay_ms: float = Field(500.0, ge=10, le=600_000)
+    """More replicas come when what waits is longer than that at the speed that the engines show, on average over the
+    replicas, or when requests are refused."""
+    upscale_delay_s: float = Field(10.0, ge=0, le=3600)
+    """For how long more must have been wanted without a break."""
+    downscale_delay_s: float = Field(300.0, ge=0, le=86_400)
+    """For how long fewer must have sufficed without a break; the most that was needed in that time stays."""
+    target_utilization: float = Field(0.7, ge=0.1, le=1)
+    """How much of the engines' speed, and of their time, is to be in use: room for what comes unevenly."""
+    hysteresis: float = Field(0.2, ge=0.05, le=0.9)
+    """How far below the targets the load must be with fewer replicas before there are fewer."""
+    catch_up_s: float = Field(30.0, ge=1, le=3600)
+    """In what time a queue over the target is to be worked off. If it still is over it so long after there were more
+    replicas, one more comes at least."""
+    target_ongoing_requests: float = Field(16.0, gt=0, le=4096)
+    """Requests a replica that Serve's own policy aims at. `queue_delay` falls back on it while no replica tells how it
+    is doing."""
+    metrics_interval_s: float = Field(1.0, ge=0.1, le=10)
+    """How often each replica tells how it is doing. Rates are over the last ten times."""
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> AutoscalingArgs:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas is {self.max_replicas} and min_replicas {self.min_replicas}; raise the one or lower the"
+                " other"
+            )
+        return self
+
+
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[str, Field(pattern=rf"^([A-Za-z0-9.-]{{1,253}}/)?{_LABEL}$")]
 LabelValue = Annotated[str, Field(pattern=rf"^!?{_LABEL}$")]
@@ -189,7 +229,9 @@ class ReplicaArgs(StrictModel):
     """What one replica takes of its machine, and how many there are."""
 
     num_replicas: int = Field(1, ge=1)
-    """Replicas; `deployments:` in the Serve config may override it."""
+    """Replicas, if there is no autoscaling; `deployments:` in the Serve config may override it."""
+    autoscaling: AutoscalingArgs | None = None
+    """How many replicas there are follows the load; null: there are `num_replicas`."""
     num_cpus: float = Field(1.0, ge=0)
     """CPUs that Ray reserves for a replica."""
     num_gpus: float = Field(0.0, ge=0)
@@ -198,12 +240,26 @@ class ReplicaArgs(StrictModel):
     """Most replicas on one node, so that its death leaves others; those that find no place wait for a node. null: as
     many as fit. `deployments:` in the Serve config may override it."""
     learner_num_cpus: float = Field(0.0, ge=0)
-    """CPUs that Ray reserves for the learner. 0 lets it share a laptop's cores with the replicas; on a cluster it may
-    then be on any node, also on a head that has `num-cpus: 0` so as to be left alone."""
+    """CPUs that Ray reserves for the learner. 0 lets it share a laptop's cores with the replicas; on a cluster it is
+    then on any node by chance, also on one with GPUs or a head that has `num-cpus: 0` so as to be left alone."""
     learner_node_labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     """Labels of the Ray nodes that the learner starts on as long as they have room, such as
     `{ray.io/node-group: cpu}`, or `"!gpu"` for any but those; while they have none, any node will do. Not with an
     SQLite log, which is on the head."""
+
+    @model_validator(mode="after")
+    def _has_one_number_of_replicas(self) -> ReplicaArgs:
+        if self.autoscaling is not None and self.num_replicas != 1:
+            raise ValueError(
+                f"num_replicas is {self.num_replicas}, but autoscaling decides how many there are; set its min_replicas"
+                " and leave num_replicas out"
+            )
+        return self
+
+    @property
+    def most_replicas(self) -> int:
+        """How many there may be at a time."""
+        return self.num_replicas if self.autoscaling is None else self.autoscaling.max_replicas
 
 
 class ServeArgs(StrictModel):
@@ -226,6 +282,8 @@ class ServeArgs(StrictModel):
     """Who may call."""
     replica: ReplicaArgs = ReplicaArgs()
     """Resources."""
+    logging: LoggingConfig = LoggingConfig()
+    """What is written to the log."""
 
     @model_validator(mode="after")
     def _the_learner_can_be_there(self) -> ServeArgs:

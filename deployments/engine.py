@@ -7,14 +7,23 @@ from typing import Any
 
 import torch
 
+from learner.tracing import NO_TRACER, Tracer
+
 from .admission import Admission
+from .autoscaling import BUSY_S, OFFERED_TOKENS, QUEUED_TOKENS, REFUSED_TOKENS, TOKENS_PER_S
 from .batcher import Batcher, Engine
 from .config import ServeArgs, ServingArgs
 from .embedding_cache import EmbeddingCache
 
 
 def build_batcher(
-    engine: Engine, serving: ServingArgs, *, batch_tokens: int, threads: int, warm_up: bool = False
+    engine: Engine,
+    serving: ServingArgs,
+    *,
+    batch_tokens: int,
+    threads: int,
+    warm_up: bool = False,
+    tracer: Tracer = NO_TRACER,
 ) -> Batcher:
     """The batcher with the settings' limits. See `Batcher` for the arguments."""
     return Batcher(
@@ -26,6 +35,7 @@ def build_batcher(
         linger_s=serving.linger_ms / 1000,
         threads=threads,
         warm_up=warm_up,
+        tracer=tracer,
     )
 
 
@@ -36,8 +46,22 @@ def engine_threads(args: ServeArgs, device: torch.device) -> int:
     if device.type != "cpu":
         return 1
     replica = args.replica
-    on_one_node = min(replica.num_replicas, replica.max_replicas_per_node or replica.num_replicas)
+    on_one_node = min(replica.most_replicas, replica.max_replicas_per_node or replica.most_replicas)
     return max(1, len(os.sched_getaffinity(0)) // on_one_node)
+
+
+def autoscaling_stats(batcher: Batcher) -> dict[str, float]:
+    """What a replica tells the autoscaling policy; nothing before its speed is known."""
+    speed = batcher.tokens_per_s
+    if speed is None:
+        return {}
+    return {
+        QUEUED_TOKENS: batcher.queued_tokens,
+        TOKENS_PER_S: speed,
+        OFFERED_TOKENS: batcher.offered_tokens,
+        REFUSED_TOKENS: batcher.refused_tokens,
+        BUSY_S: batcher.busy_s,
+    }
 
 
 def engine_status(batcher: Batcher, embeddings: EmbeddingCache) -> dict[str, Any]:

@@ -59,6 +59,10 @@ class LearnerClient(Protocol):
         """Let a shadow rule serve."""
         ...
 
+    async def hand_over(self, author: str) -> dict[str, Any]:
+        """Replace the learner by one of this replica's settings and code, which goes on from its log."""
+        ...
+
     async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
         """How many events are held, and those after that place in the log."""
         ...

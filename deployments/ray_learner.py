@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from learner.actor import OPERATOR_PATIENCE_S, get_or_create_learner
+from learner.actor import OPERATOR_PATIENCE_S, check_successor, get_or_create_learner
 from learner.core import ExplainedDecision, HeldEvent, ResyncSummary
 from learner.errors import LearnerError, LogError
 from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Standing, Wait
 from learner.nonces import NonceVerdict
+from learner.signals import Signal
 from learner.startup import LearnerArgs
 from learner.state import HeadSnapshot
+from learner.tracing import NO_TRACER, Tracer
 from learner.trust import AuthorView
 
 from .errors import LearnerAway
@@ -28,26 +32,38 @@ _OPERATOR_TIMEOUT_S = OPERATOR_PATIENCE_S + _CALL_TIMEOUT_S
 class RayLearner:
     """A `LearnerClient` over the learner's actor, which it creates if there is none.
 
-    The handle is kept: looking an actor up by name blocks. A handle whose actor is gone for good (stopped, idle
-    too long, or fenced by another learner) is dropped, and the next poll creates a new one.
+    The handle is kept: looking an actor up by name blocks. A handle whose actor is gone for good (stopped, handed
+    over, idle too long, or fenced by another learner) is dropped, and the next poll creates a new one.
     """
 
-    def __init__(self, args: LearnerArgs, *, num_cpus: float, node_labels: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        args: LearnerArgs,
+        *,
+        num_cpus: float,
+        node_labels: Mapping[str, str] | None = None,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
         self._args = args
+        self._tracer = tracer
         self._create = partial(get_or_create_learner, args, num_cpus=num_cpus, node_labels=node_labels or {})
         self._handle: Any = None
+        self._connected = Signal()
+        self.wanted = args.digest()
+        """The `LearnerArgs.digest` of the learner that this would create."""
 
     async def poll(self, status: ReplicaStatus, wait_s: float) -> tuple[PollReply, HeadSnapshot | None]:
         """See `LearnerClient`.
 
         Raises:
-            ConfigMismatchError, EncoderMismatchError: the learner that runs is not the one that is wanted.
+            ConfigMismatchError, EncoderMismatchError: the learner that runs is none that this replica can use.
         """
         if self._handle is None:
             handle = await asyncio.to_thread(self._create)
-            check = handle.check_args.options(concurrency_group="operator")
-            await _answer(check.remote(self._args.config, self._args.chain, self._args.fingerprint), timeout_s=60.0)
+            check = handle.check_terms.options(concurrency_group="operator")
+            await _answer(check.remote(self._args.terms), timeout_s=60.0)
             self._handle = handle
+            self._connected.notify()
         handle = self._handle
         try:
             poll = handle.poll.options(concurrency_group="polls").remote(status, wait_s)
@@ -64,7 +80,12 @@ class RayLearner:
     async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
         """See `LearnerClient`."""
         patience_s = timeout_s + self._args.config.decision_wait_s + _CALL_TIMEOUT_S
-        reply: RewardReply = await self._call("reports", "add_rewards", items, wait, timeout_s, patience_s=patience_s)
+        carried = self._tracer.carried()
+        # A learner from before there were traces need not know the argument as long as nothing is traced.
+        traced = () if carried is None else (carried,)
+        reply: RewardReply = await self._call(
+            "reports", "add_rewards", items, wait, timeout_s, *traced, patience_s=patience_s
+        )
         return reply
 
     async def check_nonce(self, hotkey: str, nonce_ns: int, skew_s: float) -> NonceVerdict:
@@ -101,6 +122,26 @@ class RayLearner:
         """See `LearnerClient`."""
         promoted: dict[str, Any] = await self._operate("promote", label, author)
         return promoted
+
+    async def hand_over(self, author: str) -> dict[str, Any]:
+        """See `LearnerClient`.
+
+        The next learner is created by whichever replica misses this one first: all would create the same.
+        """
+        # Of the state that the next one has to go on from, and so that little is left to be replayed.
+        await self.checkpoint(author)
+        before, leaving = await self.describe(), self._handle
+        await _judgement(await asyncio.to_thread(check_successor, self._args))
+        started_s = time.monotonic()
+        with contextlib.suppress(_LearnerGone):
+            await self._operate("hand_over", self.wanted)
+        is_there = await self._connected.wait_until(lambda: self._handle not in (None, leaving), _OPERATOR_TIMEOUT_S)
+        if not is_there:
+            raise LearnerAway("the one before has saved everything and left, and the next one has not started yet")
+        away_s = time.monotonic() - started_s
+        after = (await self.describe())["learner"]
+        told = {name: after[name] for name in ("epoch", "version", "identity")}
+        return {"left_epoch": before["learner"]["epoch"], **told, "away_s": round(away_s, 3)}
 
     async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
         """See `LearnerClient`."""
@@ -154,6 +195,18 @@ class RayLearner:
 
 class _LearnerGone(LearnerAway):
     """The actor is dead and Ray will not bring it back."""
+
+
+async def _judgement(verdict: Awaitable[Any]) -> None:
+    """Wait for `check_successor`. What it raises is meant for the operator: no learner is away for that."""
+    try:
+        await verdict
+    except RayTaskError as error:
+        if isinstance(error.cause, LearnerError):
+            raise error.cause from None
+        raise
+    except RayError as error:
+        raise LearnerAway(f"{type(error).__name__}: {error}") from error
 
 
 async def _answer(ref: Awaitable[Any], *, timeout_s: float) -> Any:

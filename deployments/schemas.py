@@ -84,6 +84,10 @@ class CheckpointRequest(Request):
     """Save what has been learned so far. There is nothing to say."""
 
 
+class HandoverRequest(Request):
+    """Replace the learner by one of the replicas' settings and code. There is nothing to say."""
+
+
 class FreezeRequest(Request):
     """Stop learning, or go on with it."""
 
@@ -275,6 +279,16 @@ class PromoteResponse(BaseModel):
     rule: str
     version: int
     rules: dict[str, RuleFigures]
+
+
+class HandoverResponse(BaseModel):
+    """Of the learner that has left and of the one that has come."""
+
+    left_epoch: int = Field(description="of the one that has left")
+    epoch: int
+    version: int = Field(description="from which on the next one learns")
+    identity: str = Field(description="tells it from a learner with other settings or other code")
+    away_s: float = Field(description="for how long there was none")
 
 
 class HeldReward(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from .config import ServeArgs
 
@@ -53,8 +53,21 @@ def check_serve_config(raw: Mapping[str, Any]) -> ServeDeploySchema:
         raise ServeConfigError(f"applications is empty; name at least one with import_path: {IMPORT_PATH}")
     for index, application in enumerate(config.applications):
         if application.import_path == IMPORT_PATH:
-            parse_args(raw["applications"][index].get("args", {}), place=f"applications.{index}.args.")
+            place = f"applications.{index}."
+            args = parse_args(raw["applications"][index].get("args", {}), place=f"{place}args.")
+            if args.replica.autoscaling is not None:
+                _refuse_another_number(application, place)
     return config
+
+
+def _refuse_another_number(application: ServeApplicationSchema, place: str) -> None:
+    """Refuse overrides that Serve would not let count, or would put in the place of the policy without a word."""
+    for index, deployment in enumerate(application.deployments):
+        for name in sorted({"num_replicas", "autoscaling_config"} & deployment.model_fields_set):
+            raise ServeConfigError(
+                f"{place}deployments.{index}.{name} and {place}args.replica.autoscaling both say how many replicas"
+                " there are; leave one out"
+            )
 
 
 def parse_args(raw: Mapping[str, Any], *, place: str = "args.") -> ServeArgs:

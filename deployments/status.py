@@ -26,6 +26,7 @@ LEARNER_ROWS = (
     ("last seen, s ago", "last_seen_s"),
     ("reason", "reason"),
     ("encoder", "fingerprint"),
+    ("hand-over due", "handover"),
     ("runs on", "runs_on"),
 )
 DURABILITY_ROWS = (

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.errors import LearnerError
-from learner.events import ReplicaStatus
+from learner.events import PollReply, ReplicaStatus
 from learner.signals import Signal
-from learner.state import SNAPSHOT_FORMAT, HeadSnapshot
+from learner.state import SNAPSHOT_FORMATS, HeadSnapshot
 
 from .errors import LearnerAway
 from .learner_client import LearnerClient
@@ -104,7 +104,7 @@ class Subscriber:
             async with asyncio.timeout(patience_s):
                 await self.poll_once()
         except (LearnerAway, TimeoutError) as error:
-            logger.warning("started without the learner: %s", self.away_because or type(error).__name__)
+            logger.warning("started_without_learner because=%s", self.away_because or type(error).__name__)
             saved = await asyncio.to_thread(load_saved)
             if saved is not None and self.start_from(saved):
                 logger.warning("serving_saved_weights epoch=%d version=%d", *saved.order)
@@ -141,7 +141,7 @@ class Subscriber:
                 away = False
             except LearnerAway as error:
                 if not away:
-                    logger.warning("learner away: %s", error.because)
+                    logger.warning("learner_away because=%s", error.because)
                 away = True
                 await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))
 
@@ -149,7 +149,7 @@ class Subscriber:
         """One poll: take newer weights, or have the current ones confirmed.
 
         Returns:
-            False if the weights that came are of no use: older than the current ones, or in another format.
+            False if the weights that there are are of no use: older than the current ones, or in another format.
 
         Raises:
             LearnerAway: the learner did not answer; the current weights stay.
@@ -161,14 +161,22 @@ class Subscriber:
             self.away_because = error.because
             raise
         self.away_because = None
-        of_use = snapshot is None or self._take(snapshot)
+        of_use = not self._misses(reply) if snapshot is None else self._take(snapshot)
         if self.current is not None and self.current.snapshot.order == (reply.epoch, reply.version):
             self._confirmed_s = self._clock()
         return of_use
 
+    def _misses(self, reply: PollReply) -> bool:
+        """Whether there is a newer version in no layout that this replica reads."""
+        have = self.current.snapshot.order if self.current else (0, 0)
+        if (reply.epoch, reply.version) <= have:
+            return False
+        logger.error("no_snapshot_to_read version=%d, this replica reads formats %s", reply.version, SNAPSHOT_FORMATS)
+        return True
+
     def _take(self, snapshot: HeadSnapshot) -> bool:
-        if snapshot.format != SNAPSHOT_FORMAT:
-            logger.error("refused snapshot format=%d, this replica reads %d", snapshot.format, SNAPSHOT_FORMAT)
+        if snapshot.format not in SNAPSHOT_FORMATS:
+            logger.error("refused_snapshot format=%d reads=%s", snapshot.format, SNAPSHOT_FORMATS)
             return False
         if snapshot.fingerprint != self._fingerprint:
             raise LearnerError(

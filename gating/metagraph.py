@@ -11,11 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from .message import message
+
 NO_HOTKEY = ""
 """The hotkey of a uid that nobody holds (a hole in the numbering)."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class MetagraphView:
     """The network at one moment; every sequence is indexed by uid.
 

@@ -14,29 +14,28 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
+import ray.util.metrics
 import torch
-from ray.util.metrics import Gauge
 
 from gating.metagraph import MetagraphView
 
 from .checkpoint import Manifest
 from .comparison import ComparisonLoop
-from .config import ChainConfig, LearnerConfig
 from .core import ExplainedDecision, HeldEvent, ResyncSummary
 from .draft import Stage
 from .drift import load_river
 from .errors import (
-    ConfigMismatchError,
     DecisionPendingError,
-    EncoderMismatchError,
     LearnerError,
     NeedsDurableLogError,
     OverloadedError,
+    RollInProgressError,
     UnknownVersionError,
 )
 from .events import (
@@ -53,14 +52,17 @@ from .events import (
 )
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
-from .learning import Progress
+from .logs import start_logging
 from .loop import LearningLoop, Publisher
 from .memory import keep_freed_memory
+from .metrics import LearnerMetrics, MetricsLoop
 from .nonces import NonceStore, NonceVerdict
+from .report_traces import Follow, ReportTraces
 from .signals import Signal
-from .startup import LearnerArgs, start_learner
-from .state import HeadSnapshot
-from .storage import log_clock, open_storage
+from .startup import LearnerArgs, Terms, check_terms, start_learner
+from .state import HeadSnapshot, format_for
+from .storage import check_storage, log_clock, open_storage
+from .tracing import NO_TRACER, Carried
 from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
@@ -76,63 +78,18 @@ OPERATOR_PATIENCE_S = 60.0
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
 class _Published:
-    snapshot: HeadSnapshot
-    ref: Any
+    """A version in Ray's object store, once for each layout that a replica has asked for."""
 
+    def __init__(self, snapshot: HeadSnapshot) -> None:
+        self.snapshot = snapshot
+        self._refs = {snapshot.format: ray.put(snapshot)}
 
-class _ChainGauges:
-    """How old the view of the network is and why, for whoever watches Ray's metrics (there `ray_tidegate_...`)."""
-
-    def __init__(self, app: str) -> None:
-        self._tags = {"application": app}
-        self._age_s = Gauge(
-            "tidegate_chain_view_age_seconds", "Since the network was last read well.", ("application",)
-        )
-        self._failing = Gauge(
-            "tidegate_chain_read_failing", "1 while the network cannot be read, by cause.", ("application", "cause")
-        )
-        self._cause: str | None = None
-
-    def set(self, chain: dict[str, Any]) -> None:
-        """Take over what the follower tells of itself."""
-        if chain["block_age_s"] is not None:
-            self._age_s.set(chain["block_age_s"], self._tags)
-        cause = chain["last_cause"]
-        if self._cause is not None and self._cause != cause:
-            self._failing.set(0, {**self._tags, "cause": self._cause})
-        if cause is not None:
-            self._failing.set(1, {**self._tags, "cause": cause})
-        self._cause = cause
-
-
-class _LearningGauges:
-    """How well the rule tells rewards lately, and the alarm for when that gets worse."""
-
-    def __init__(self, app: str) -> None:
-        self._tags = {"application": app}
-        self._loss = Gauge(
-            "tidegate_moving_loss",
-            "Mean loss of the last 500 learned events, each before its step.",
-            ("application",),
-        )
-        self._reward = Gauge("tidegate_moving_reward", "Mean reward of the last 500 learned events.", ("application",))
-        self._drifting = Gauge(
-            "tidegate_drift_active",
-            "1 while losses have risen beyond chance and not come down.",
-            ("application",),
-        )
-        self._alarms = Gauge("tidegate_drift_alarms", "Times that losses have risen beyond chance.", ("application",))
-
-    def set(self, progress: Progress) -> None:
-        """Take over the learner's figures."""
-        means = progress.describe()
-        for gauge, value in ((self._loss, means["moving_loss"]), (self._reward, means["moving_reward"])):
-            if value is not None:
-                gauge.set(value, self._tags)
-        self._drifting.set(int(progress.drift.active), self._tags)
-        self._alarms.set(progress.drift.alarms, self._tags)
+    def ref(self, wanted: int) -> Any:
+        """The reference to it in that layout. Called from the event loop of polls only."""
+        if wanted not in self._refs:
+            self._refs[wanted] = ray.put(self.snapshot.in_format(wanted))
+        return self._refs[wanted]
 
 
 class LearnerActor:
@@ -144,6 +101,17 @@ class LearnerActor:
         torch.set_num_threads(1)
         keep_freed_memory()
         self._args = args
+        # Now, for the code on the disk may change while this runs.
+        self._identity = args.digest()
+        start_logging(
+            args.logging,
+            component=f"learner-{args.app}-{os.getpid()}",
+            about={"application": args.app, "component": "learner", "pid": os.getpid()},
+            folder=ray_log_folder(),
+            # No caller's text comes here.
+            tells_errors=True,
+        )
+        self._traces = ReportTraces(args.tracing(args.app) if args.tracing is not None else NO_TRACER)
         self._node = this_node()
         threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(
@@ -160,18 +128,18 @@ class LearnerActor:
         self._saving = asyncio.Lock()
         self._replicas: dict[str, tuple[float, ReplicaStatus]] = {}
         self._decision_batches = 0
-        self._last_poll_s = time.monotonic()
+        self._started_s = self._last_poll_s = time.monotonic()
+        self._takes_over = self._storage.checkpoints is not None and self._storage.log.epoch > 1
         self._published: _Published | None = None
         self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
-        self._chain_gauges = _ChainGauges(args.app)
-        self._learning_gauges = _LearningGauges(args.app)
         try:
             self._learner, self._follower = start_learner(args, self._storage, self._clock, on_crash=_crash)
         except LearnerError:
             self._storage.log.close()
             raise
         self._build_threads(args)
-        for thread in (self._committer, self._loop, self._publisher, self._housekeeper, self._comparing):
+        threads = (self._committer, self._loop, self._publisher, self._housekeeper, self._comparing, self._metrics)
+        for thread in threads:
             thread.start()
         self._follower.start(self._resync)
         threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
@@ -191,39 +159,46 @@ class LearnerActor:
             self._learner,
             on_learned=self._on_learned,
             on_crash=_crash,
+            traces=self._traces,
         )
         self._publisher = Publisher(
-            self._learner, publish=self._publish, interval_s=self._publish_interval_s, on_crash=_crash
+            self._learner,
+            publish=self._publish,
+            interval_s=self._publish_interval_s,
+            on_crash=_crash,
+            traces=self._traces,
         )
 
         self._comparing = ComparisonLoop(self._learner.compare, interval_s=args.config.compare_interval_s)
+        self._metrics = MetricsLoop(self._build_metrics(args).report)
 
-    async def check_args(self, config: LearnerConfig, chain: ChainConfig, fingerprint: str) -> None:
-        """Whether this learner is the one that a replica wants.
+    def _build_metrics(self, args: LearnerArgs) -> LearnerMetrics:
+        return LearnerMetrics(
+            learner=self._learner,
+            publisher=self._publisher,
+            committer=self._committer,
+            housekeeper=self._housekeeper,
+            follower=self._follower,
+            chain=args.chain,
+            replicas=self._told_lately,
+            published_version=lambda: self._published.snapshot.version if self._published else None,
+            app=args.app,
+            instruments=ray.util.metrics,
+        )
+
+    async def check_terms(self, terms: Terms) -> None:
+        """Whether a replica can use this learner. Settings in which it may differ wait for a hand-over.
 
         Raises:
-            ConfigMismatchError, EncoderMismatchError: it is not; the message says what to do.
+            ConfigMismatchError, EncoderMismatchError: it cannot; the message says what to do.
         """
-        if fingerprint != self._args.fingerprint:
-            raise EncoderMismatchError(
-                f"the learner of application {self._args.app!r} learns for encoder {self._args.fingerprint[:12]}, the "
-                f"replica has {fingerprint[:12]}; deploy another encoder as another application"
-            )
-        if (config, chain) != (self._args.config, self._args.chain):
-            raise ConfigMismatchError(
-                f"the learner of application {self._args.app!r} runs with other settings than this replica's "
-                f"`learner` and `chain`; stop it with `tidegate down` or keep its settings"
-            )
+        check_terms(self._args, terms)
 
     async def poll(self, status: ReplicaStatus, wait_s: float) -> PollReply:
         """Wait for a newer version than the caller has, at most `wait_s`."""
         self._last_poll_s = time.monotonic()
         self._replicas[status.id] = (self._last_poll_s, status)
-        if self._args.chain.source != "roster":
-            # A roster is read on request only, and is not stale for being left alone.
-            self._chain_gauges.set(self._follower.describe())
-        self._learning_gauges.set(self._learner.progress)
-        have = (status.epoch, status.version)
+        have, reads = (status.epoch, status.version), format_for(status.reads)
         await self._changed.wait_until(
             lambda: self._published is not None and self._published.snapshot.order != have, wait_s
         )
@@ -231,7 +206,8 @@ class LearnerActor:
         if published is None:
             return PollReply(epoch=0, version=0, refs=[])
         order = published.snapshot.order
-        return PollReply(epoch=order[0], version=order[1], refs=[] if order == have else [published.ref])
+        refs = [] if order == have or reads is None else [published.ref(reads)]
+        return PollReply(epoch=order[0], version=order[1], refs=refs)
 
     async def add_decisions(self, batch: DecisionBatch) -> None:
         """See `Learner.stage_decisions`; answers once they are in the log."""
@@ -239,13 +215,18 @@ class LearnerActor:
         self._decision_batches += 1
         self._changed.notify()
 
-    async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
+    async def add_rewards(
+        self, items: Sequence[RewardItem], wait: Wait, timeout_s: float, trace: Carried | None = None
+    ) -> RewardReply:
         """Log a report, waiting briefly for decisions on their way, and for its effect if asked to.
+
+        `trace` is the caller's span, where it is traced.
 
         Raises:
             UnknownUidError, RepeatedUidError, DecisionPendingError: see `Learner.stage_rewards`.
         """
-        report = await self._log_rewards(items)
+        with self._traces.logging(trace) as follow:
+            report = await self._log_rewards(items, follow)
         await self._changed.wait_until(lambda: self._learner.frozen or self._has_reached(report.seq, wait), timeout_s)
         reached = self._has_reached(report.seq, wait)
         order = self._published.snapshot.order if self._published else (self._learner.log.epoch, 0)
@@ -358,6 +339,8 @@ class LearnerActor:
         return {
             "learner": {
                 **self._learner.describe(),
+                "identity": self._identity,
+                "handover": any(status.learner not in ("", self._identity) for _, status in self._live_replicas()),
                 "published_version": published,
                 "status": "running",
                 "node": asdict(self._node),
@@ -403,17 +386,42 @@ class LearnerActor:
                 await asyncio.to_thread(self._housekeeper.save)
         return await asyncio.to_thread(self._learner.log.erase_embedding, decision_id)
 
+    async def hand_over(self, wanted: str) -> None:
+        """Learn what was acknowledged, save it, let the log go and end for good: whoever calls finds the actor dead.
+
+        Args:
+            wanted: `LearnerArgs.digest` of the one that comes next.
+
+        Raises:
+            RollInProgressError: a replica would create another one; nothing was changed.
+        """
+        others = sorted({status.learner for _, status in self._live_replicas()} - {wanted})
+        if others:
+            raise RollInProgressError(
+                f"replicas for learner {wanted} and for {', '.join(others)} are there, so either could come next; hand "
+                "over once the roll is done and every replica is of the new deployment"
+            )
+        logger.info("handover from=%s to=%s version=%d", self._identity, wanted, self._learner.version)
+        try:
+            await asyncio.to_thread(self._finish)
+        finally:
+            # Who has stopped committing is of no use any more; what was acknowledged is in the log.
+            await asyncio.to_thread(_leave_for_good)
+
     async def stop(self) -> None:
         """Learn what was acknowledged, save it and hand the log over; the caller then kills the actor."""
         await asyncio.to_thread(self._finish)
 
     def _finish(self) -> None:
+        self._metrics.stop()
         self._comparing.stop()
         self._committer.stop()
         self._loop.stop()
         self._publisher.stop()
         self._housekeeper.stop()
         self._storage.log.close()
+        self._traces.close()
+        logger.info("learner_stopped version=%d", self._learner.version)
 
     async def _commit(self, stage: Stage[T]) -> T:
         return await asyncio.wrap_future(self._committer.submit(stage))
@@ -429,18 +437,24 @@ class LearnerActor:
     def _resync(self, view: MetagraphView, author: str | None) -> ResyncSummary:
         return self._committer.submit(self._learner.stage_resync(view, author)).result()
 
-    async def _log_rewards(self, items: Sequence[RewardItem]) -> RewardReport:
+    async def _log_rewards(self, items: Sequence[RewardItem], follow: Follow) -> RewardReport:
         deadline_s = time.monotonic() + self._args.config.decision_wait_s
         while True:
             arrived = self._decision_batches
-            live = [status.incarnation for _, status in self._live_replicas()]
             try:
-                return await self._commit(self._learner.stage_rewards(items, live))
+                return await self._commit(follow(self._learner.stage_rewards(items, self._live_incarnations())))
             except DecisionPendingError:
                 left_s = deadline_s - time.monotonic()
                 has_more = partial(self._has_more_batches_than, arrived)
                 if not await self._changed.wait_until(has_more, max(left_s, 0.0)):
                     raise
+
+    def _live_incarnations(self) -> list[str] | None:
+        """Whose decisions may still be on their way; None: whose, a learner that takes over cannot know yet."""
+        known_s = self._started_s + _LIVE_HEARTBEATS * self._args.config.heartbeat_s
+        if self._takes_over and time.monotonic() < known_s:
+            return None
+        return [status.incarnation for _, status in self._live_replicas()]
 
     def _has_more_batches_than(self, count: int) -> bool:
         return self._decision_batches != count
@@ -469,12 +483,17 @@ class LearnerActor:
         return self._learner.version >= seq if wait == "applied" else self._is_published(seq)
 
     def _publish(self, snapshot: HeadSnapshot) -> None:
-        self._published = _Published(snapshot, ray.put(snapshot))
+        self._published = _Published(snapshot)
         self._committer.submit(self._learner.stage_publish(snapshot.version))
         self._changed.notify()
 
     def _publish_interval_s(self) -> float:
         return max(self._args.config.publish_interval_ms / 1000, len(self._replicas) / _REPLIES_PER_S)
+
+    def _told_lately(self) -> list[ReplicaStatus]:
+        """What live replicas have told; for a thread of its own, and so changes nothing."""
+        oldest_s = time.monotonic() - _LIVE_HEARTBEATS * self._args.config.heartbeat_s
+        return [status for at_s, status in list(self._replicas.values()) if at_s >= oldest_s]
 
     def _live_replicas(self) -> list[tuple[float, ReplicaStatus]]:
         oldest_s = time.monotonic() - _LIVE_HEARTBEATS * self._args.config.heartbeat_s
@@ -488,6 +507,13 @@ class LearnerActor:
         logger.info("exit reason=idle idle_s=%d version=%d", idle_s, self._learner.version)
         self._finish()
         _leave_for_good()
+
+
+def ray_log_folder() -> Path:
+    """Where processes of Tidegate's on this node have their logs, beside Ray's own. Ray has no public name for that."""
+    node = ray._private.worker._global_node
+    assert node is not None, "Ray runs where this is asked"
+    return Path(node.get_logs_dir_path()) / "tidegate"
 
 
 def _crash() -> None:
@@ -529,8 +555,6 @@ def get_or_create_learner(args: LearnerArgs, *, num_cpus: float, node_labels: Ma
     # Ray's annotations do not know this argument.
     decorate: Any = ray.remote
     actor_class = decorate(concurrency_groups=CONCURRENCY_GROUPS)(LearnerActor)
-    # A file is on one node, so whoever writes it must come back to that one: the head node, which there always is.
-    on_head = {"node:__internal_head__": 0.001} if args.config.log.url.startswith("sqlite") else {}
     # A learner that waits for its favourite node learns nothing: any other is better.
     preferred: dict[str, Any] = {}
     if node_labels:
@@ -541,8 +565,29 @@ def get_or_create_learner(args: LearnerArgs, *, num_cpus: float, node_labels: Ma
         lifetime="detached",
         get_if_exists=True,
         num_cpus=num_cpus,
-        resources=on_head,
+        resources=_where(args),
         max_restarts=-1,
         max_task_retries=0,
         **preferred,
     ).remote(args)
+
+
+def check_successor(args: LearnerArgs) -> Any:
+    """Find out where the learner is whether one of these could go on from its log and checkpoints. Nothing is written.
+
+    It also leaves a process behind that has loaded what a learner needs, so that the next one starts the sooner.
+
+    Returns:
+        A reference whose value raises what the learner would say.
+    """
+    decorate: Any = ray.remote
+    return decorate(_check_successor).options(num_cpus=0, resources=_where(args), max_retries=0).remote(args)
+
+
+def _check_successor(args: LearnerArgs) -> None:
+    check_storage(args.config, args.app)
+
+
+def _where(args: LearnerArgs) -> dict[str, float]:
+    # A file is on one node, so whoever writes it must come back to that one: the head node, which there always is.
+    return {"node:__internal_head__": 0.001} if args.config.log.url.startswith("sqlite") else {}

@@ -195,18 +195,18 @@ class Manifest(StrictModel):
                 continue
             if _canonical(wanted) != _canonical(got):
                 differs = f"{attribute} {_canonical(got).decode()}, expected {_canonical(wanted).decode()}"
-                raise CheckpointMismatchError(f"checkpoint {self.name} has the {differs}; {self._remedy(attribute)}")
+                remedy = _REMEDIES.get(attribute) or self._rebuild_as(expected)
+                raise CheckpointMismatchError(f"checkpoint {self.name} has the {differs}; {remedy}")
 
     def _may_serve(self, expected: Expected) -> bool:
         """Whether a promotion, before or after this checkpoint, explains that another rule serves."""
         return self.rule in expected.shadows or any(expected.rule == shadow.rule for shadow in self.shadows.values())
 
-    def _remedy(self, attribute: str) -> str:
-        if attribute in _REMEDIES:
-            return _REMEDIES[attribute]
+    def _rebuild_as(self, expected: Expected) -> str:
+        wanted = (expected.rule or {}).get("name")
         return (
-            "rebuild the weights from the log with `tidegate replay --rule NAME --write-checkpoint`, "
-            f"or set the rule back to {self.rule.get('name')}"
+            f"stop the learner and rebuild the weights from the log with `tidegate replay --rule {wanted} "
+            f"--write-checkpoint`, or set the rule back to {self.rule.get('name')}"
         )
 
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from gating.message import message
 from gating.policies import Policy, TailExploration
 
+from .baselines import Baselines
 from .comparison import Comparison, Heads
 from .config import LearnerConfig, label_of, settings_of
 from .draft import Stage
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["Captured", "ExplainedDecision", "HeldEvent", "Learner", "ResyncSummary", "RollbackSummary"]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ExplainedDecision:
     """A decision, and the rewards reported for it so far and their authors, by uid."""
 
@@ -51,7 +53,7 @@ class ExplainedDecision:
     authors: dict[int, str]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class HeldEvent:
     """A reward event that is in the log and not in the weights."""
 
@@ -127,7 +129,9 @@ class Learner(Ingest):
         )
         self._learning.progress = restored.progress
         self._comparison = Comparison(policy or TailExploration())
-        self._learning.on_learning = self._comparison.note
+        self._baselines = Baselines(config.reward_range)
+        self._newest: HeadSnapshot | None = None
+        self._learning.on_learning = self._note_learned
         self._count_selections(log.chosen_after(restored.decisions))
 
     @property
@@ -233,11 +237,21 @@ class Learner(Ingest):
                 state = self._learning.state
                 draft, version, view = self.rule.draft(state.rule), state.version, state.view
             head = draft()
-        return build_snapshot(head, version=version, view=view, epoch=self.log.epoch, fingerprint=self.fingerprint)
+        self._newest = build_snapshot(
+            head, version=version, view=view, epoch=self.log.epoch, fingerprint=self.fingerprint
+        )
+        return self._newest
 
     def compare(self) -> None:
-        """Judge the rule that serves and its shadows on what was learned since the last time; for one thread."""
+        """Judge what has been learned since the last time: rules side by side, and what to beat. For one thread."""
         self._comparison.look(self._heads, self.log.decision)
+        with self._state_lock:
+            tenures = self._learning.state.tenures.copy()
+        self._baselines.look(self._newest, self.log.decision, tenures.held_through)
+
+    def _note_learned(self, events: Sequence[RewardEvent]) -> None:
+        self._comparison.note(events)
+        self._baselines.note(events)
 
     def _heads(self) -> Heads | None:
         with self._drafting, self._state_lock:
@@ -308,6 +322,7 @@ class Learner(Ingest):
                 "trust": trust,
                 **self._learning.progress.describe(),
                 "drift": self._learning.progress.drift.describe(),
+                "baselines": self._baselines.describe(),
                 "decisions": decisions,
                 "join_rate": self.counters["decisions_joined"] / decisions if decisions else None,
                 "counters": dict(self.counters),

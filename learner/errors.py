@@ -29,7 +29,8 @@
     ├── UnknownVersionError    there is no such version or checkpoint to go back to
     ├── UnknownEventError      an event is not in quarantine
     ├── NeedsDurableLogError   what was asked for needs a log that outlives the learner
-    ├── ConfigMismatchError    a learner with another configuration is running
+    ├── ConfigMismatchError    a learner with another log or network is running
+    ├── RollInProgressError    replicas that want different learners are there: hand over when the roll is done
     └── EncoderMismatchError   embeddings of another encoder were sent
 
 All of them pickle, since they cross from the learner's process to the replicas.
@@ -83,7 +84,11 @@ class DecisionPendingError(LearnerError):
 
 
 class ConfigMismatchError(LearnerError):
-    """A learner with another configuration is running under this name."""
+    """A learner with another log or network is running under this name."""
+
+
+class RollInProgressError(LearnerError):
+    """Replicas of two deployments are there: either kind could create the next learner, so none is handed over."""
 
 
 class EncoderMismatchError(LearnerError):

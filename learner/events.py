@@ -11,13 +11,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gating.message import message
 from gating.metagraph import MetagraphView
 
 ANONYMOUS = "anonymous"
 """The author of what was reported without authentication."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Decision:
     """One prompt's selection, as it was made.
 
@@ -53,7 +54,7 @@ def candidates_digest(uids: NDArray[np.int64]) -> str:
     return hashlib.blake2b(np.sort(uids).astype("<i8").tobytes(), digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class DecisionBatch:
     """Decisions on their way from a replica to the learner, a column per attribute: few large objects travel fast.
 
@@ -140,7 +141,7 @@ class DecisionBatch:
         ]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RewardItem:
     """One reported reward: either for a decision, or for a message under an id of the reporter's own.
 
@@ -204,7 +205,7 @@ class _Placed:
     batch: int = field(default=0, kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RewardEvent(_Placed):
     """Rewards of one decision or message as logged.
 
@@ -306,7 +307,7 @@ class Reported:
     authors: dict[int, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Rejection:
     """Why a reward, or a whole item where `uid` is None, was not learned. `index` is the item's place."""
 
@@ -316,7 +317,7 @@ class Rejection:
     uid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RewardReport:
     """What became of a report of rewards. Counts are of single (decision, uid) rewards.
 
@@ -333,7 +334,7 @@ class RewardReport:
     seq: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Node:
     """Where a process runs.
 
@@ -348,7 +349,7 @@ class Node:
     hostname: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReplicaStatus:
     """What a replica tells about itself when it polls.
 
@@ -368,6 +369,8 @@ class ReplicaStatus:
         embedding_cache: its hits, misses, shared computations, entries and bytes.
         latency_ms: by length class of texts, how many the engine took and how long they waited and took, p50 and p99.
         node: where it runs, None where that is not known.
+        reads: the layouts of snapshots that it reads, see `state.SNAPSHOT_FORMATS`.
+        learner: `LearnerArgs.digest` of the learner that it would create.
     """
 
     id: str
@@ -385,15 +388,17 @@ class ReplicaStatus:
     embedding_cache: dict[str, int] = field(default_factory=dict)
     latency_ms: dict[str, dict[str, Any]] = field(default_factory=dict)
     node: Node | None = None
+    reads: tuple[int, ...] = (1,)
+    learner: str = ""
 
 
 Wait = Literal["logged", "applied", "published"]
 """What a report waits for: its place in the log, its effect on the state, or that the effect is published."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class PollReply:
-    """The newest published version; `refs` holds its snapshot, or nothing if the caller has it already.
+    """The newest published version; `refs` holds its snapshot, or nothing if the caller has it or cannot read it.
 
     The reference travels in a list so that Ray does not resolve it on the way.
     """
@@ -403,7 +408,7 @@ class PollReply:
     refs: list[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RewardReply:
     """A report's account, and whether what the caller waited for came about in time."""
 

@@ -10,7 +10,6 @@ import logging
 import threading
 from collections import ChainMap, Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any, Literal, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gating.message import message
 from gating.metagraph import MetagraphView, plan_resync
 
 from .config import LearnerConfig
@@ -59,7 +59,7 @@ _REMEMBERED = 20_000
 _REMEMBERED_WINDOWS = 3.0
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ResyncSummary:
     """What a resync did: the uids whose rows changed and the version that shows it."""
 
@@ -188,12 +188,12 @@ class Ingest:
 
         return stage
 
-    def stage_rewards(self, items: Sequence[RewardItem], live: Sequence[str] = ()) -> Stage[RewardReport]:
+    def stage_rewards(self, items: Sequence[RewardItem], live: Sequence[str] | None = ()) -> Stage[RewardReport]:
         """Log a report of rewards.
 
         Args:
             items: what was reported.
-            live: incarnations of replicas whose decisions may still be on their way.
+            live: incarnations of replicas whose decisions may still be on their way; None: it is not known yet.
 
         Raises:
             EncoderMismatchError: an embedding has another width; nothing was changed.
@@ -249,6 +249,7 @@ class Ingest:
                 )
                 self._network = self._network.after(view, plan, seq)
             draft.counters["resyncs"] += 1
+            draft.counters["rows_reset"] += len(plan.reset)
             logger.info("resync block=%d n=%d reset=%d", view.block, view.n, len(plan.reset))
             return ResyncSummary(view.block, view.n, plan.reset, plan.added, plan.removed, draft.last_seq)
 
@@ -272,6 +273,7 @@ class Ingest:
 
         def stage(draft: Draft) -> int:
             draft.events.append(OperatorEvent(action, author, arguments or {}))
+            logger.info("operator_action action=%s author=%s seq=%d", action.value, author, draft.last_seq)
             return draft.last_seq
 
         return stage
@@ -326,7 +328,7 @@ class Ingest:
         """Log decisions by themselves, see `stage_decisions`."""
         self.commit_one(self.stage_decisions(batch))
 
-    def add_rewards(self, items: Sequence[RewardItem], live: Sequence[str] = ()) -> RewardReport:
+    def add_rewards(self, items: Sequence[RewardItem], live: Sequence[str] | None = ()) -> RewardReport:
         """Log a report by itself, see `stage_rewards`."""
         return self.commit_one(self.stage_rewards(items, live))
 
@@ -446,9 +448,9 @@ class Ingest:
         incarnation, counter = _split_id(decision_id)
         return incarnation in self._latest and counter > self._latest[incarnation]
 
-    def _may_still_arrive(self, decision_id: str, live: Sequence[str]) -> bool:
+    def _may_still_arrive(self, decision_id: str, live: Sequence[str] | None) -> bool:
         incarnation, counter = _split_id(decision_id)
-        return incarnation in live and counter > self._latest.get(incarnation, 0)
+        return (live is None or incarnation in live) and counter > self._latest.get(incarnation, 0)
 
 
 def _run(stage: Stage[Any], draft: Draft) -> Any:

@@ -80,8 +80,8 @@ class Restorer:
         if self.book is not None and identity.settings not in (self._settings, *self._expected.shadows):
             raise RuleMismatchError(
                 f"rule {identity.label} serves in this log, with {identity.settings}, and the configuration has it "
-                "neither as `rule` nor in `shadow`; set it as the rule, or rebuild the weights with another one by "
-                "`tidegate replay --rule NAME --write-checkpoint`"
+                "neither as `rule` nor in `shadow`; set it as the rule, or stop the learner and rebuild the weights "
+                f"from the log with `tidegate replay --rule {self._settings['name']} --write-checkpoint`"
             )
         return restored
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -13,12 +14,16 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gating.message import message
 from gating.metagraph import MetagraphView
 
 from .standings import Standings
 from .tenures import Tenures
 
-SNAPSHOT_FORMAT = 1
+SNAPSHOT_FORMATS = (1,)
+"""The layouts of `HeadSnapshot` that this version reads and writes, newest last. A new one is added beside the one
+before it, and `HeadSnapshot.in_format` says how to write both: while a deployment rolls, replicas of either version
+follow one learner. A field that readers may do without needs no new layout, see `gating.message`."""
 
 
 @dataclass(slots=True)
@@ -156,7 +161,7 @@ class Head:
     bonus: Float[Tensor, " uid"]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class HeadSnapshot:
     """One published version, as the replicas read it: numpy arrays, so that an object store can share them.
 
@@ -166,7 +171,7 @@ class HeadSnapshot:
         bonus: float32 [N], added to scores only when exploring.
         available: bool [N], which uids may be selected.
         fingerprint: the encoder whose embeddings the weights are for.
-        format: version of this layout; a replica refuses one that it does not know.
+        format: which of `SNAPSHOT_FORMATS` this is; a replica refuses one that it does not know.
     """
 
     epoch: int
@@ -177,7 +182,7 @@ class HeadSnapshot:
     bias: NDArray[np.float32]
     bonus: NDArray[np.float32]
     available: NDArray[np.bool_]
-    format: int = SNAPSHOT_FORMAT
+    format: int = SNAPSHOT_FORMATS[-1]
 
     @property
     def order(self) -> tuple[int, int]:
@@ -188,6 +193,15 @@ class HeadSnapshot:
     def dim(self) -> int:
         """Width of the embeddings that the weights are for."""
         return int(self.weight.shape[1])
+
+    def in_format(self, wanted: int) -> HeadSnapshot:
+        """The same in another of `SNAPSHOT_FORMATS`."""
+        return replace(self, format=wanted)
+
+
+def format_for(reads: Sequence[int]) -> int | None:
+    """The newest layout that this version writes and a reader of those reads; None if there is none."""
+    return max(set(reads) & set(SNAPSHOT_FORMATS), default=None)
 
 
 def build_snapshot(

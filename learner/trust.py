@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gating.message import message
 from gating.metagraph import MetagraphView
 
 from .author_memory import MOST_AUTHORS, AuthorMemory, Flat, counting
@@ -35,7 +36,7 @@ TRUST = "reward-trust"
 _DIGITS = 4
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AuthorView:
     """One author as operators see it.
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from .frame import DEFAULT_URL, Json, KeyEnv, Url, command, console, emit, gate_client, say, to_plain
 
+_HANDOVER_TIMEOUT_S = 180.0
 CHECKPOINT_COLUMNS = ("name", "version", "epoch", "created_at", "frozen")
 HELD_COLUMNS = ("seq", "reason", "author", "uids", "rewards")
 AUTHOR_COLUMNS = ("author", "standing", "weight", "agreement", "recent_rewards", "quarantined_since")
@@ -95,6 +96,18 @@ def promote(
         emit({"rule": rule, "version": version})
     else:
         say(f"{rule} serves from version {version} on")
+
+
+@command("handover", "handover --json")
+def handover(url: Url = DEFAULT_URL, api_key_env: KeyEnv = None, json_output: Json = False) -> None:
+    """Replace the learner by one of the replicas' settings and code, after a deploy. See docs/upgrades.md."""
+    with gate_client(url, api_key_env, timeout_s=_HANDOVER_TIMEOUT_S) as client:
+        done = client.hand_over()
+    if json_output:
+        emit(done)
+    else:
+        gap = f"{done.away_s:.1f} s without a learner"
+        say(f"epoch {done.left_epoch} -> {done.epoch}, from version {done.version} on; {gap}")
 
 
 @command("quarantine", "quarantine --limit 10 --json", "quarantine --drop --seq 12 --seq 13", "quarantine --readmit")

@@ -16,6 +16,7 @@ import httpx
 from .types import (
     Author,
     Checkpoint,
+    Handover,
     OperatorStanding,
     Quarantine,
     Reward,
@@ -27,6 +28,7 @@ from .types import (
     Wait,
     build_authors,
     build_checkpoint,
+    build_handover,
     build_quarantine,
     build_reward_report,
     build_rollback,
@@ -169,6 +171,11 @@ def rollback(*, version: int | None = None, checkpoint: str | None = None) -> Ca
 def promote(rule: str) -> Call[int]:
     """Let the shadow rule of this label serve; answers the version from which on it does."""
     return Call("POST", "/v1/admin/promote", _json(_version), {"rule": rule})
+
+
+def hand_over() -> Call[Handover]:
+    """Replace the learner by one of the replicas' settings and code, which goes on from its log."""
+    return Call("POST", "/v1/admin/handover", _json(build_handover))
 
 
 def quarantine(*, after: int = 0, limit: int = 100) -> Call[Quarantine]:

@@ -104,6 +104,7 @@ class GateClient:
     freeze = _asks(calls.freeze)
     rollback = _asks(calls.rollback)
     promote = _asks(calls.promote)
+    hand_over = _asks(calls.hand_over)
     quarantine = _asks(calls.quarantine)
     settle = _asks(calls.settle)
     authors = _asks(calls.authors)

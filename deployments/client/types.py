@@ -184,6 +184,16 @@ class Rollback:
 
 
 @dataclass(frozen=True, slots=True)
+class Handover:
+    """The epoch that has ended, the one that goes on and from which version, and how long there was no learner."""
+
+    left_epoch: int
+    epoch: int
+    version: int
+    away_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class HeldReward:
     """An event that is in the log and not in the weights.
 
@@ -286,6 +296,12 @@ def build_checkpoint(answer: Mapping[str, Any]) -> Checkpoint:
 def build_rollback(answer: Mapping[str, Any]) -> Rollback:
     """The answer of `POST /v1/admin/rollback`."""
     return Rollback(int(answer["restored"]), int(answer["version"]), int(answer["quarantined"]))
+
+
+def build_handover(answer: Mapping[str, Any]) -> Handover:
+    """The answer of `POST /v1/admin/handover`."""
+    left_epoch, epoch, version = (int(answer[name]) for name in ("left_epoch", "epoch", "version"))
+    return Handover(left_epoch, epoch, version, float(answer["away_s"]))
 
 
 def build_quarantine(answer: Mapping[str, Any]) -> Quarantine:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.config import ServeArgs
+from deployments.config import ReplicaArgs, ServeArgs
 from deployments.local import set_ray_environment
 from deployments.serve_config import parse_args
 from learner.config import RosterChain
@@ -50,6 +50,10 @@ def container_of(group: Document) -> Document:
 def args_of(documents: list[Document]) -> ServeArgs:
     """The arguments of the only application."""
     return parse_args(serve_config(documents)["applications"][0]["args"])
+
+
+def fewest_replicas(replica: ReplicaArgs) -> int:
+    return replica.num_replicas if replica.autoscaling is None else replica.autoscaling.min_replicas
 
 
 @EVERY_CLUSTER
@@ -236,7 +240,8 @@ def test_the_workers_have_room_for_all_replicas_and_the_learner(documents: list[
     replica = args_of(documents).replica
     group = ray_groups(documents)["gpu" if replica.num_gpus else "cpu"]
     limits = container_of(group)["resources"]["limits"]
-    assert group["minReplicas"] >= replica.num_replicas
+    assert group["minReplicas"] >= fewest_replicas(replica)
+    assert group["maxReplicas"] >= replica.most_replicas
     assert float(limits["cpu"]) >= replica.num_cpus + replica.learner_num_cpus
     assert float(limits.get("nvidia.com/gpu", 0)) >= replica.num_gpus
     assert 2 * replica.num_cpus > float(limits["cpu"]), "two replicas on one pod"
@@ -258,7 +263,7 @@ def test_a_drain_leaves_a_worker_and_can_go_on(documents: list[Document]) -> Non
     assert covered == {"cpu", "gpu"}
     # Kubernetes takes nothing but a number of pods that must be there, for owners like KubeRay's.
     assert "maxUnavailable" not in budget
-    assert 1 <= budget["minAvailable"] < args_of(documents).replica.num_replicas
+    assert 1 <= budget["minAvailable"] < fewest_replicas(args_of(documents).replica)
 
 
 def test_the_routers_roster_is_one(tmp_path: Path) -> None:

@@ -160,6 +160,11 @@ class LocalLearner:
         self.learn()
         return {"rule": label, "version": seq, "rules": self.core.describe()["rules"]}
 
+    async def hand_over(self, author: str) -> dict[str, Any]:
+        await self.checkpoint(author)
+        epoch = self.core.log.epoch
+        return {"left_epoch": epoch - 1, "epoch": epoch, "version": self.core.version, "identity": "i", "away_s": 0.0}
+
     async def rollback(self, version: int | None, checkpoint: str | None, author: str) -> dict[str, Any]:
         self._operate(author)
         if version is None:

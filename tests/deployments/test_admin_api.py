@@ -14,9 +14,11 @@ from learner.errors import (
     ChainUnavailableError,
     CheckpointCorruptError,
     CheckpointError,
+    CheckpointMismatchError,
     LearnerError,
     NeedsDurableLogError,
     OverloadedError,
+    RollInProgressError,
     StaleViewError,
     UnknownEventError,
     UnknownRuleError,
@@ -293,6 +295,8 @@ async def test_a_body_where_everything_is_optional_may_be_absent_but_not_malform
         (CheckpointCorruptError("altered"), 503, "checkpoint_failed", True),
         (ChainUnavailableError("no node"), 503, "chain_unavailable", True),
         (OverloadedError("later"), 429, "overloaded", True),
+        (RollInProgressError("two kinds of replicas"), 409, "roll_in_progress", True),
+        (CheckpointMismatchError("of another rule"), 409, "refused", False),
         (StaleViewError("older"), 409, "refused", False),
         (LearnerError("no"), 409, "refused", False),
     ],
@@ -302,6 +306,7 @@ async def test_a_body_where_everything_is_optional_may_be_absent_but_not_malform
     [
         ("resync", None),
         ("checkpoint", None),
+        ("handover", None),
         ("freeze", None),
         ("rollback", {"version": 0}),
         ("quarantine", {"action": "drop"}),
@@ -332,7 +337,7 @@ async def test_what_is_not_there_is_a_404(service: LocalService, path: str, body
 
 async def test_the_openapi_schema_documents_every_action(service: LocalService) -> None:
     paths = service.api.openapi()["paths"]
-    bodies = {"checkpoint": (set(), False), "freeze": ({"frozen"}, False)}
+    bodies = {"checkpoint": (set(), False), "handover": (set(), False), "freeze": ({"frozen"}, False)}
     bodies |= {"rollback": ({"version", "checkpoint"}, True), "quarantine": ({"action", "seqs"}, True)}
     bodies |= {"promote": ({"rule"}, True)}
     bodies |= {"authors": ({"author", "standing"}, True)}

@@ -326,11 +326,6 @@ async def test_a_chain_that_cannot_be_read_is_a_503_with_its_cause(
     assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_the_root_leads_to_the_docs(service: LocalService) -> None:
-    response = await service.http.get("/")
-    assert (response.status_code, response.headers["location"]) == (307, "/docs")
-
-
 async def test_the_docs_page_refers_to_no_other_host(service: LocalService) -> None:
     page = await service.http.get("/docs")
     assert page.status_code == 200

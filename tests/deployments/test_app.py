@@ -26,6 +26,11 @@ def test_a_log_whose_place_has_the_applications_name_is_left_to_the_learner(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_roll_starts_a_new_replica_before_it_stops_an_old_one_also_where_there_is_only_one() -> None:
+    app = build_app(ServeArgs.model_validate({"chain": ROSTER, "learner": MEMORY}))
+    assert app._bound_deployment._deployment_config.max_surge_percent > 0
+
+
 def test_replicas_a_node_are_bounded_as_the_settings_say() -> None:
     for replica, most in (({}, None), ({"max_replicas_per_node": 2}, 2)):
         app = build_app(ServeArgs.model_validate({"chain": ROSTER, "learner": MEMORY, "replica": replica}))

@@ -440,12 +440,41 @@ async def test_the_wait_is_bounded_by_the_speed_that_was_measured() -> None:
     await closed(batcher, engine)
 
 
+async def test_what_was_offered_is_counted_with_what_was_refused_as_the_tokens_that_it_is(build: Build) -> None:
+    batcher, engine = build(max_queue_tokens=60)
+    first = await held(batcher, engine)
+    held_tokens = batcher.offered_tokens
+    assert held_tokens == estimate_tokens("held")
+    waiting = await queued(batcher, [text_of(20, "a")], [text_of(10, "CJK")])
+    # What was estimated at 10 tokens has 40.
+    assert (batcher.offered_tokens - held_tokens, batcher.refused_tokens) == (60, 0)
+    with pytest.raises(QueueFullError):
+        await embed(batcher, [text_of(10, "no room"), text_of(5, "nor for that")])
+    assert (batcher.offered_tokens - held_tokens, batcher.refused_tokens) == (75, 15)
+    engine.let_through()
+    await asyncio.gather(first, *waiting)
+    assert (batcher.offered_tokens - held_tokens, batcher.refused_tokens) == (75, 15)
+
+
+@pytest.mark.parametrize(("threads", "busy_s"), [(1, 0.03), (2, 0.015)])
+async def test_the_engine_is_busy_while_it_computes_and_in_part_if_some_threads_do(threads: int, busy_s: float) -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, threads=threads, batch_tokens=64, clock=lambda: engine.now_s)
+    assert batcher.busy_s == 0
+    await embed(batcher, [text_of(30, "a")])
+    engine.now_s += 100
+    assert batcher.busy_s == pytest.approx(busy_s)
+    await embed(batcher, [text_of(30, "b")])
+    assert batcher.busy_s == pytest.approx(2 * busy_s)
+    await closed(batcher, engine)
+
+
 async def test_a_warm_up_makes_the_speed_known_and_counts_as_nothing() -> None:
     engine = TimedEngine()
     batcher = build_batcher(engine, warm_up=True, clock=lambda: engine.now_s)
     await until(lambda: batcher.speed.tokens_per_s is not None)
     assert batcher.speed.tokens_per_s == pytest.approx(1000)
-    assert batcher.texts_done == 0
+    assert (batcher.texts_done, batcher.offered_tokens, batcher.busy_s) == (0, 0, 0)
     assert all(described["texts"] == 0 for described in batcher.latencies.describe().values())
     assert torch.equal(await embed(batcher, ["first"]), embed_texts(["first"]))
     await closed(batcher, engine)
@@ -528,10 +557,16 @@ async def test_waiting_and_total_time_are_told_by_length() -> None:
     await embed(batcher, [text_of(100, "medium")])
     await embed(batcher, [text_of(300, "long")])
     assert batcher.latencies.take_unreported() == [
-        ("short", pytest.approx(0.01)),
-        ("medium", pytest.approx(0.1)),
-        ("long", pytest.approx(0.3)),
+        ("short", pytest.approx(0.0), pytest.approx(0.01)),
+        ("medium", pytest.approx(0.0), pytest.approx(0.1)),
+        ("long", pytest.approx(0.0), pytest.approx(0.3)),
     ]
+    assert batcher.batches.take_unreported() == [
+        (10, pytest.approx(0.01)),
+        (100, pytest.approx(0.1)),
+        (300, pytest.approx(0.3)),
+    ]
+    assert batcher.batches.take_unreported() == []
     first = await held(batcher, engine)
     [task] = await queued(batcher, [text_of(10, "waits")])
     engine.now_s += 2.0

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from deployments.config import ApiKeyAuthArgs, ApiKeyEntry, HotkeyAuthArgs, NoAuthArgs, ServeArgs
+from deployments.config import (
+    ApiKeyAuthArgs,
+    ApiKeyEntry,
+    AutoscalingArgs,
+    HotkeyAuthArgs,
+    NoAuthArgs,
+    ReplicaArgs,
+    ServeArgs,
+)
 from gating.policies import Greedy, Softmax, SquareCB, TailExploration
 from learner.nonces import RETENTION_S
 
@@ -48,12 +56,28 @@ def test_everything_has_a_default_and_the_contracts_are_among_them() -> None:
         ("replica", "num_replicas", 0),
         ("replica", "num_cpus", -1),
         ("replica", "num_gpus", -0.5),
+        ("replica", "autoscaling", {"max_replicas": 0}),
+        ("replica", "autoscaling", {"min_replicas": 0}),
+        ("replica", "autoscaling", {"target_delay_ms": 9}),
+        ("replica", "autoscaling", {"target_utilization": 1.1}),
+        ("replica", "autoscaling", {"hysteresis": 0}),
+        ("replica", "autoscaling", {"catch_up_s": 0}),
+        ("replica", "autoscaling", {"metrics_interval_s": 0}),
+        ("replica", "autoscaling", {"policy": "guess"}),
+        ("replica", "autoscaling", {"min_replicas": 3, "max_replicas": 2}),
         ("replica", "max_replicas_per_node", 0),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(section: str, field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=rf"{section}\.{field}"):
         ServeArgs.model_validate({section: {field: value}})
+
+
+def test_there_is_one_number_of_replicas() -> None:
+    with pytest.raises(ValidationError, match="num_replicas is 2, but autoscaling decides"):
+        ReplicaArgs.model_validate({"num_replicas": 2, "autoscaling": {}})
+    assert ReplicaArgs.model_validate({"num_replicas": 1, "autoscaling": {"max_replicas": 7}}).most_replicas == 7
+    assert ReplicaArgs(num_replicas=2).most_replicas == 2
 
 
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -63,7 +87,7 @@ def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
             yield from models(field.annotation)
 
 
-@pytest.mark.parametrize("model", list(models(ServeArgs)), ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", [*models(ServeArgs), AutoscalingArgs], ids=lambda model: model.__name__)
 def test_settings_are_immutable_documented_and_strict_about_names(model: type[BaseModel]) -> None:
     assert model.__doc__
     for name, field in model.model_fields.items():

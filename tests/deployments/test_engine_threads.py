@@ -20,6 +20,12 @@ def test_the_cores_are_shared_among_the_replicas(
     assert engine_threads(args, device) == threads
 
 
+def test_autoscaling_shares_the_cores_among_as_many_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    args = ServeArgs.model_validate({"replica": {"autoscaling": {"min_replicas": 1, "max_replicas": 3}}})
+    assert engine_threads(args, CPU) == 2
+
+
 def test_replicas_that_are_on_other_nodes_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     args = ServeArgs.model_validate({"replica": {"num_replicas": 8, "max_replicas_per_node": 2}})

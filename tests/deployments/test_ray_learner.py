@@ -14,15 +14,19 @@ from learner.actor import OPERATOR_PATIENCE_S
 from learner.config import BittensorChain, LearnerConfig, RosterChain
 from learner.errors import (
     CheckpointError,
+    CheckpointMismatchError,
     ConfigMismatchError,
     FencedError,
     LeaseHeldError,
     LogCorruptError,
     LogUnavailableError,
     OverloadedError,
+    RollInProgressError,
 )
 from learner.events import Action, PollReply, ReplicaStatus, Standing
 from learner.startup import LearnerArgs
+
+from .local_service import until
 
 STATUS = ReplicaStatus("r", 1, "i", 0, 0, 0, None, 0, 0, 0)
 ARGS = LearnerArgs("gate", RosterChain(), LearnerConfig(), 8, "hash-8")
@@ -144,7 +148,7 @@ async def test_a_learner_that_ended_for_good_is_replaced_by_the_next_poll(actors
     with pytest.raises(LearnerAway):
         await learner.poll(STATUS, 0.0)
     await learner.poll(STATUS, 0.0)
-    assert [name for _, name, _ in other.calls] == ["check_args", "poll"]
+    assert [name for _, name, _ in other.calls] == ["check_terms", "poll"]
 
 
 async def test_a_learner_that_is_only_restarting_is_kept(actors: list[Actor]) -> None:
@@ -160,7 +164,7 @@ async def test_a_learner_that_is_only_restarting_is_kept(actors: list[Actor]) ->
 
 async def test_a_learner_that_cannot_start_says_why_and_is_tried_anew(actors: list[Actor]) -> None:
     error = ActorDiedError(failure(LeaseHeldError("held by another")))
-    broken, sound = Actor(check_args=error), Actor()
+    broken, sound = Actor(check_terms=error), Actor()
     actors += [broken, sound]
     learner = RayLearner(ARGS, num_cpus=0)
     with pytest.raises(
@@ -168,7 +172,7 @@ async def test_a_learner_that_cannot_start_says_why_and_is_tried_anew(actors: li
     ):
         await learner.poll(STATUS, 0.0)
     await learner.poll(STATUS, 0.0)
-    assert [name for _, name, _ in sound.calls] == ["check_args", "poll"]
+    assert [name for _, name, _ in sound.calls] == ["check_terms", "poll"]
 
 
 OPERATIONS: list[tuple[str, tuple[Any, ...], Any]] = [
@@ -209,3 +213,70 @@ async def test_a_resync_has_the_time_that_the_chain_takes_besides(
     monkeypatch.setattr(asyncio, "timeout", lambda s: patience_s.append(s) or timeout(s))
     await learner.resync("boss")
     assert patience_s == [OPERATOR_PATIENCE_S + 35.0]
+
+
+def described(epoch: int, version: int) -> dict[str, Any]:
+    return {"learner": {"epoch": epoch, "version": version, "identity": f"identity-{epoch}"}}
+
+
+@pytest.fixture
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """What the next learner would say to the log; nothing: that it can go on from it."""
+    found: list[Exception] = []
+
+    async def judge() -> None:
+        if found:
+            raise found[0]
+
+    monkeypatch.setattr(module, "check_successor", lambda args: judge())
+    return found
+
+
+async def test_a_hand_over_saves_checks_who_comes_next_lets_the_old_one_go_and_waits_for_the_new_one(
+    actors: list[Actor], verdicts: list[Exception]
+) -> None:
+    old = Actor(describe=described(1, 7), checkpoint={"name": "c"}, hand_over=ActorDiedError())
+    learner = await connected(actors, old)
+    actors[:] = [Actor(describe=described(2, 9))]
+    handing_over = asyncio.ensure_future(learner.hand_over("boss"))
+    await until(lambda: "hand_over" in [name for _, name, _ in old.calls])
+    old.outcomes["poll"] = ActorDiedError()
+    with pytest.raises(LearnerAway):
+        await learner.poll(STATUS, 0.0)
+    assert not handing_over.done()
+    await learner.poll(STATUS, 0.0)
+    told = await handing_over
+    assert told.pop("away_s") >= 0
+    assert told == {"left_epoch": 1, "epoch": 2, "version": 9, "identity": "identity-2"}
+    operations = [(name, args) for _, name, args in old.calls if name != "poll"]
+    assert operations == [("checkpoint", ("boss",)), ("describe", ()), ("hand_over", (ARGS.digest(),))]
+
+
+@pytest.mark.parametrize(
+    "error", [CheckpointMismatchError("of another rule"), LogUnavailableError("no such file"), LeaseHeldError("held")]
+)
+async def test_the_old_learner_stays_if_the_next_one_could_not_go_on(
+    actors: list[Actor], verdicts: list[Exception], error: Exception
+) -> None:
+    verdicts.append(task_error(error))
+    old = Actor(describe=described(1, 7), checkpoint={"name": "c"})
+    learner = await connected(actors, old)
+    with pytest.raises(type(error), match=str(error)):
+        await learner.hand_over("boss")
+    assert "hand_over" not in [name for _, name, _ in old.calls]
+
+
+async def test_a_learner_that_does_not_leave_is_not_waited_for(actors: list[Actor], verdicts: list[Exception]) -> None:
+    old = Actor(describe=described(1, 7), checkpoint={}, hand_over=task_error(RollInProgressError("two kinds")))
+    learner = await connected(actors, old)
+    with pytest.raises(RollInProgressError, match="two kinds"):
+        await learner.hand_over("boss")
+
+
+async def test_a_next_learner_that_does_not_come_is_away(
+    actors: list[Actor], verdicts: list[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = await connected(actors, Actor(describe=described(1, 7), checkpoint={}, hand_over=ActorDiedError()))
+    monkeypatch.setattr(module, "_OPERATOR_TIMEOUT_S", 0.01)
+    with pytest.raises(LearnerAway, match="has not started yet"):
+        await learner.hand_over("boss")

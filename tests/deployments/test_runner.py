@@ -10,9 +10,9 @@ import yaml
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from deployments import runner
-from deployments.config import ServeArgs
+from deployments.config import ReplicaArgs, ServeArgs
 from deployments.local import ProcessId, RunFile, ServiceError
-from deployments.runner import _checked_args, set_checkpoints_aside
+from deployments.runner import _checked_args, _cpus, set_checkpoints_aside
 from deployments.serve_config import IMPORT_PATH, parse_args
 from learner.checkpoint import CheckpointStore
 from learner.config import SoftmaxMseConfig
@@ -216,3 +216,10 @@ def test_a_url_that_is_none_is_an_error_that_does_not_repeat_it() -> None:
     with pytest.raises(LogError) as caught:
         _checked_args(application("mysql://me:secret-word@db/gate"), "127.0.0.1")
     assert "secret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "cpus"), [({"num_replicas": 3}, 6.5), ({"autoscaling": {"min_replicas": 1, "max_replicas": 4}}, 8.5)]
+)
+def test_ray_is_given_the_cpus_of_as_many_replicas_as_there_may_be(replicas: dict[str, object], cpus: float) -> None:
+    assert _cpus(ReplicaArgs.model_validate({**replicas, "num_cpus": 2, "learner_num_cpus": 0.5})) == cpus

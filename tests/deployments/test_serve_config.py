@@ -98,6 +98,7 @@ def test_arguments_of_other_applications_are_their_own_affair() -> None:
         ("applications.0.args.selection.epsilom", "epsilon"),
         ("applications.0.args.auth.mod", "mode"),
         ("applications.0.args.replica.num_gpu", "num_gpus"),
+        ("applications.0.args.replica.autoscaling.max_replica", "max_replicas"),
     ],
 )
 def test_an_unknown_key_is_refused_at_every_level_with_what_was_meant(place: str, meant: str) -> None:
@@ -107,8 +108,18 @@ def test_an_unknown_key_is_refused_at_every_level_with_what_was_meant(place: str
 
 
 def test_an_unknown_key_like_no_other_is_refused_with_all_that_are_known() -> None:
-    with pytest.raises(ServeConfigError, match=r"args\.replica\.xyzzy is not a setting; known are learner_node_labels"):
+    with pytest.raises(ServeConfigError, match=r"args\.replica\.xyzzy is not a setting; known are autoscaling, "):
         check_serve_config(changed("applications.0.args.replica.xyzzy", 1))
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_replicas", 3), ("autoscaling_config", {"max_replicas": 3})])
+def test_an_override_of_what_autoscaling_decides_is_refused(name: str, value: object) -> None:
+    # Serve would take no notice of the one, and of the policy none where there is the other.
+    raw = changed("applications.0.deployments", [{"name": "Gate", name: value}])
+    assert check_serve_config(raw).applications[0].deployments[0].name == "Gate"
+    raw["applications"][0]["args"]["replica"] = {"autoscaling": {"max_replicas": 2}}
+    with pytest.raises(ServeConfigError, match=rf"deployments\.0\.{name} and applications\.0\.args.* leave one out"):
+        check_serve_config(raw)
 
 
 def test_a_setting_of_another_rule_is_refused() -> None:

@@ -15,7 +15,7 @@ from deployments.errors import LearnerAway
 from deployments.weights import Subscriber, load_weights
 from learner.config import SoftmaxMseConfig
 from learner.errors import LearnerError
-from learner.events import ReplicaStatus
+from learner.events import PollReply, ReplicaStatus
 from learner.state import HeadSnapshot
 
 from .local_learner import LocalLearner
@@ -109,6 +109,22 @@ async def test_weights_for_another_encoder_are_refused_for_good(replica: Replica
     assert replica.order is None
 
 
+async def test_a_version_that_comes_in_no_format_of_this_replica_s_is_no_version_to_it(
+    replica: Replica, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.learner.publish(replica.snapshot(3, 17))
+    await replica.subscriber.poll_once()
+    replica.now_s += 60
+
+    async def newer_in_another(*_: object) -> tuple[PollReply, None]:
+        return PollReply(3, 18, []), None
+
+    monkeypatch.setattr(replica.learner, "poll", newer_in_another)
+    assert not await replica.subscriber.poll_once()
+    assert (replica.order, replica.subscriber.age_s) == ((3, 17), 60)
+    assert "no_snapshot_to_read version=18" in caplog.text
+
+
 async def test_an_unknown_format_is_refused_without_dying(replica: Replica, caplog: pytest.LogCaptureFixture) -> None:
     await replica.subscriber.poll_once()
     replica.learner.publish(replica.snapshot(3, 17, format=2))
@@ -117,7 +133,7 @@ async def test_an_unknown_format_is_refused_without_dying(replica: Replica, capl
     assert replica.order == (1, 0)
     # What is not taken in is no confirmation either.
     assert replica.subscriber.age_s == 5.0
-    assert "refused snapshot format=2" in caplog.text
+    assert "refused_snapshot format=2" in caplog.text
     replica.learner.publish(replica.snapshot(3, 18))
     assert await replica.subscriber.poll_once()
     assert (replica.order, replica.subscriber.age_s) == ((3, 18), 0.0)
@@ -186,13 +202,13 @@ async def test_following_goes_on_when_the_learner_is_back_and_says_once_that_it_
     await until(lambda: replica.order == (1, 0))
     replica.learner.away = True
     with caplog.at_level(logging.WARNING):
-        await until(lambda: "learner away" in caplog.text)
+        await until(lambda: "learner_away" in caplog.text)
         for _ in range(50):
             await asyncio.sleep(0)
     replica.learner.publish(replica.snapshot(2, 0))
     replica.learner.away = False
     await until(lambda: replica.order == (2, 0))
-    assert caplog.text.count("learner away") == 1
+    assert caplog.text.count("learner_away") == 1
     following.cancel()
 
 

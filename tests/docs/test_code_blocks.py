@@ -46,6 +46,9 @@ def test_settings_are_taken(block: Block, tmp_path: Path) -> None:
         roster = tmp_path / "roster.yaml"
         roster.write_text(block.text, encoding="utf-8")
         assert RosterSource(roster).fetch_view().n == len(settings["experts"])
+    elif "applications" in settings:
+        for application in settings["applications"]:
+            ServeArgs.model_validate(application["args"])
     else:
         ServeArgs.model_validate(settings)
 

@@ -6,6 +6,7 @@ else on the machine is touched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from deployments.local import end_processes, ray_environment
+from deployments.local import ray_environment
 from tests.ports import free_port
 
 from .service import ROOT
@@ -109,7 +110,12 @@ class RayHead:
 
     def remove(self) -> None:
         """End the cluster's processes, and those only, and delete its folder."""
-        end_processes(self.processes())
+        # Asked to end, some of Ray's would take their time.
+        while left := self.processes():
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=10)
         if self._gcs is not None:
             self._gcs.wait(10)
         shutil.rmtree(self._folder, ignore_errors=True)

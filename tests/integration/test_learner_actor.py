@@ -18,7 +18,7 @@ from deployments.errors import LearnerAway
 from deployments.ray_learner import RayLearner
 from learner.actor import NAMESPACE, LearnerArgs, get_or_create_learner, learner_name
 from learner.config import AdagradConfig, BittensorChain, CheckpointConfig, LearnerConfig, LogConfig, RosterChain
-from learner.errors import ConfigMismatchError, EncoderMismatchError
+from learner.errors import ConfigMismatchError, EncoderMismatchError, RollInProgressError
 from learner.events import ReplicaStatus, RewardItem
 from tests.chain_node.node import ChainNode
 
@@ -69,6 +69,10 @@ def create(args: LearnerArgs) -> Iterator[Callable[[LearnerArgs], Any]]:
         ray.kill(handle, no_restart=True)
 
 
+def with_settings(args: LearnerArgs, **settings: Any) -> LearnerArgs:
+    return replace(args, config=args.config.model_copy(update=settings))
+
+
 def status(epoch: int = 0, version: int = 0) -> ReplicaStatus:
     return ReplicaStatus(
         id="replica",
@@ -95,17 +99,51 @@ def report(learner: Any, reward_id: str) -> Any:
     return ray.get(add.remote([item], "published", 5.0))
 
 
-def test_every_replica_gets_the_same_learner_and_one_with_other_settings_is_refused(
+def test_every_replica_gets_the_same_learner_and_one_with_another_log_or_encoder_is_refused(
     args: LearnerArgs, create: Callable[[LearnerArgs], Any]
 ) -> None:
-    first, second = create(args), create(args)
+    first, second = create(args), create(with_settings(args, publish_interval_ms=51.0))
     assert first._actor_id == second._actor_id
-    ray.get(second.check_args.remote(args.config, args.chain, FINGERPRINT))
-    other = args.config.model_copy(update={"publish_interval_ms": 51.0})
+    ray.get(second.check_terms.remote(args.terms))
     with pytest.raises(ConfigMismatchError, match="tidegate down"):
-        ray.get(first.check_args.remote(other, args.chain, FINGERPRINT))
+        ray.get(first.check_terms.remote(with_settings(args, log=LogConfig(url="memory")).terms))
     with pytest.raises(EncoderMismatchError, match="another application"):
-        ray.get(first.check_args.remote(args.config, args.chain, "0" * 64))
+        ray.get(first.check_terms.remote(replace(args, fingerprint="0" * 64).terms))
+
+
+def test_a_learner_is_not_handed_over_while_replicas_want_different_ones(
+    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
+) -> None:
+    learner = create(args)
+    for wanted in ("old", "new"):
+        poll(learner, replace(status(), id=wanted, learner=wanted))
+    with pytest.raises(RollInProgressError, match="replicas for learner new and for old are there"):
+        ray.get(learner.hand_over.options(concurrency_group="operator").remote("new"))
+    assert poll(learner, replace(status(), id="new", learner="new")).version == 0
+
+    def is_handed_over() -> bool:
+        try:
+            ray.get(learner.hand_over.options(concurrency_group="operator").remote("new"))
+        except ActorDiedError:
+            return True
+        except RollInProgressError:
+            return False
+        raise AssertionError("it has answered, so it is still there")
+
+    # The one for the old learner polls no more, as one that was stopped.
+    wait_for(is_handed_over)
+    after = create(with_settings(args, publish_interval_ms=51.0))
+    assert poll(after, replace(status(), learner="new")).epoch == 2
+
+
+def test_a_version_is_told_without_weights_to_a_replica_that_reads_none_of_the_layouts(
+    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
+) -> None:
+    learner = create(args)
+    poll(learner, status())
+    report(learner, "r")
+    reply = poll(learner, replace(status(), reads=(99,)))
+    assert (reply.version, reply.refs) == (1, [])
 
 
 def test_a_version_is_one_object_that_readers_share_without_copying(

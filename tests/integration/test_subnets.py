@@ -1,4 +1,4 @@
-"""Two applications under one `tidegate serve`: each its own network, learner and log."""
+"""Two applications under one `tidegate serve`: each its own network, encoder, learner and log."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.gating.conftest import gpt_neo_folder
 from tests.ports import free_port
 
 from .service import Service, serve_config, write_roster
 
+__all__ = ["gpt_neo_folder"]
+
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, gpt_neo_folder: Path) -> Iterator[Service]:
     folder: Path = tmp_path_factory.mktemp("subnets")
     config = serve_config(free_port(), folder / "sn1.yaml", replica={"num_cpus": 0.5})
     first = config["applications"][0]
@@ -24,6 +27,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         write_roster(roster, [f"sn{netuid}-expert-{uid}" for uid in range(n)])
         application.update(name=f"sn{netuid}", route_prefix=f"/sn{netuid}")
         application["args"]["chain"] = {"source": "roster", "roster": str(roster), "netuid": netuid}
+    second["args"]["encoder"] = {"kind": "causal", "model_name": str(gpt_neo_folder), "dtype": "fp32"}
     config["applications"] = [first, second]
     service = Service(config, folder)
     service.start("/sn1", "/sn23")
@@ -52,6 +56,16 @@ def test_what_one_learns_the_other_does_not(service: Service) -> None:
     assert other["weights"]["version"] == 0
     strangers = service.post("/sn23/v1/rewards", {"rewards": [item]})
     assert [rejection["code"] for rejection in strangers["rejected"]] == ["unknown_decision"]
+
+
+def test_another_encoder_is_another_application_with_its_own_state(service: Service) -> None:
+    learners = [service.http.get(f"{prefix}/v1/state").json()["learner"] for prefix in ("/sn1", "/sn23")]
+    assert len({learner["fingerprint"] for learner in learners}) == 2
+    for prefix in ("/sn1", "/sn23"):
+        selection = service.post(f"{prefix}/v1/select", {"messages": ["salt"], "k": 2})["selections"][0]
+        item = {"decision_id": selection["decision_id"], "uids": selection["uids"], "rewards": [0.0, 1.0]}
+        report = service.post(f"{prefix}/v1/rewards", {"rewards": [item], "wait": "published"})
+        assert (report["accepted"], report["reached"]) == (2, True)
 
 
 def test_each_has_a_learner_and_a_log_of_its_own(service: Service) -> None:

@@ -135,7 +135,7 @@ MISMATCHES = {
     "log_id": (OTHER_LOG, "--reset"),
     "fingerprint": ("huge", "another encoder is another application"),
     "dim": (8, "another encoder is another application"),
-    "rule": (settings_of(AdagradConfig(learning_rate=0.3)), "tidegate replay --rule NAME --write-checkpoint"),
+    "rule": (settings_of(AdagradConfig(learning_rate=0.3)), "`tidegate replay --rule adagrad --write-checkpoint`"),
 }
 
 

@@ -141,6 +141,17 @@ def test_only_a_decision_that_a_live_replica_may_yet_send_is_waited_for(name):
     assert [rejection.code for rejection in report.rejected] == ["unknown_decision"] * (name != "i-2")
 
 
+def test_who_has_taken_over_waits_for_a_decision_of_anyone_as_long_as_it_is_not_known_who_is_alive():
+    learner = build_learner()
+    decide(learner, decision("i-2"))
+    with pytest.raises(DecisionPendingError):
+        learner.add_rewards([reward("j-3", {0: 0.5})], live=None)
+    # Of what a replica has sent already, or no replica calls a decision, nothing will come.
+    for name in ("i-1", "j-", "j-x"):
+        report = learner.add_rewards([reward(name, {0: 0.5})], live=None)
+        assert [rejection.code for rejection in report.rejected] == ["unknown_decision"]
+
+
 def test_a_pending_decision_is_taken_once_it_has_arrived():
     learner = build_learner()
     item = reward("i-1", {0: 0.5})
@@ -174,6 +185,7 @@ def test_every_outcome_is_counted_by_single_rewards():
         "decisions": 3,
         "decisions_joined": 1,
         "resyncs": 1,
+        "rows_reset": 1,
         "rewards_accepted": 1,
         "rewards_duplicate": 1,
         "rewards_stale_hotkey": 1,

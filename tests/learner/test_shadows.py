@@ -184,7 +184,7 @@ def test_a_rule_that_serves_and_is_not_configured_is_refused_with_the_remedy(sto
     learner = build(store=store)
     earn(learner, "a")
     promote(learner, "wide")
-    with pytest.raises(RuleMismatchError, match=r"wide serves .* `tidegate replay --rule NAME --write-checkpoint`"):
+    with pytest.raises(RuleMismatchError, match=r"wide serves .* `tidegate replay --rule adagrad --write-checkpoint`"):
         build(store=store, log=learner.log, shadow=())
 
 

@@ -1,13 +1,23 @@
 """From settings to a learner: with an empty log, with one that has begun, and while the network cannot be read."""
 
+from dataclasses import replace
+
 import pytest
 
+from gating.policies import Greedy
 from learner.checkpoint import CheckpointStore
 from learner.config import AdagradConfig, BittensorChain, LearnerConfig, RosterChain
-from learner.errors import ChainUnavailableError, LogUnavailableError, RosterError, RuleMismatchError
+from learner.errors import (
+    ChainUnavailableError,
+    ConfigMismatchError,
+    EncoderMismatchError,
+    LogUnavailableError,
+    RosterError,
+    RuleMismatchError,
+)
 from learner.housekeeping import Housekeeper
 from learner.memory_log import MemoryEventLog
-from learner.startup import LearnerArgs, start_learner
+from learner.startup import LearnerArgs, check_terms, start_learner
 from learner.storage import Storage
 
 from .builders import DIM, EPOCH, FINGERPRINT, Clock, decide, decision, learn_all, reward, state_of
@@ -207,3 +217,31 @@ def test_what_a_hotkey_swap_does_is_as_configured(place):
     place.chain = RosterChain(roster=str(place.roster), on_hotkey_swap="reset")
     again, _ = place.start()
     assert again._on_hotkey_swap == "reset"
+
+
+def test_replicas_may_differ_from_the_learner_in_settings_but_not_in_encoder_log_or_network(place):
+    args = place.args()
+    check_terms(args, place.args(publish_interval_ms=99, rule=AdagradConfig()).terms)
+    check_terms(args, replace(args, chain=RosterChain(roster="elsewhere.yaml", netuid=7)).terms)
+    with pytest.raises(EncoderMismatchError, match="deploy another encoder as another application"):
+        check_terms(args, replace(args, fingerprint="other").terms)
+    with pytest.raises(ConfigMismatchError, match=r"has the log_url .* `tidegate down`"):
+        check_terms(args, place.args(log={"url": "memory"}).terms)
+    for chain in (RosterChain(netuid=8), BittensorChain(source="bittensor", netuid=7)):
+        with pytest.raises(ConfigMismatchError, match="has the network 'roster 7'"):
+            check_terms(args, replace(args, chain=chain).terms)
+
+
+def test_a_digest_tells_learners_of_other_settings_or_other_code_apart(place, monkeypatch):
+    args = place.args()
+    assert args.digest() == place.args().digest()
+    others = [
+        place.args(publish_interval_ms=99),
+        replace(args, chain=RosterChain(netuid=8)),
+        replace(args, policy=Greedy()),
+        replace(args, fingerprint="other"),
+    ]
+    assert len({args.digest(), *(other.digest() for other in others)}) == 5
+    before = args.digest()
+    monkeypatch.setattr("learner.startup.code_digest", lambda: "other code")
+    assert args.digest() != before

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from gating import MetagraphView
-from learner.state import Head, LearnerState, RuleState, UidStatistics, build_snapshot
+from learner.state import Head, LearnerState, RuleState, UidStatistics, build_snapshot, format_for
 
 VIEW = MetagraphView(
     hotkeys=("a", "", "c"), available=(True, False, False), registered_at=(1, None, 3), netuid=7, block=40
@@ -55,3 +55,9 @@ def test_statistics_start_at_nothing():
     statistics = UidStatistics.empty(4)
     for counts in (statistics.selections, statistics.rewards, statistics.reward_sum, statistics.resets):
         assert counts.tolist() == [0, 0, 0, 0]
+
+
+def test_replicas_get_the_newest_layout_that_they_and_the_learner_know(monkeypatch):
+    monkeypatch.setattr("learner.state.SNAPSHOT_FORMATS", (1, 2))
+    assert [format_for(reads) for reads in ((1,), (1, 2), (2, 3), (3,), ())] == [1, 2, 2, None, None]
+    assert snapshot().in_format(1).format == 1

@@ -95,7 +95,7 @@ def test_a_log_in_memory_has_nothing_to_check(place):
 def test_checkpoints_of_another_rule_or_other_settings_are_refused_with_the_remedy(place):
     place.run("r-1")
     for rule in (AdagradConfig(), SoftmaxMseConfig(momentum=0.5)):
-        with pytest.raises(CheckpointMismatchError, match="tidegate replay --rule NAME --write-checkpoint"):
+        with pytest.raises(CheckpointMismatchError, match=f"`tidegate replay --rule {rule.name} --write-checkpoint`"):
             place.check(rule)
 
 
@@ -181,4 +181,4 @@ def test_a_learner_refuses_what_the_check_refuses(place):
         build_learner(log=log, store=place.store, rule_config=AdagradConfig())
     log.close()
     for refusal in (checked, started):
-        assert "tidegate replay --rule NAME --write-checkpoint" in str(refusal.value)
+        assert "`tidegate replay --rule adagrad --write-checkpoint`" in str(refusal.value)

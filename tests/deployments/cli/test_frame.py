@@ -38,6 +38,7 @@ URL_OPTIONS = ("--url", "--api-key-env", "--json")
         (("thaw",), URL_OPTIONS),
         (("rollback",), ("--version", "--checkpoint", *URL_OPTIONS)),
         (("promote",), ("RULE", *URL_OPTIONS)),
+        (("handover",), URL_OPTIONS),
         (("quarantine",), ("--readmit", "--drop", "--seq", "--after", "--limit", *URL_OPTIONS)),
         (("authors",), ("AUTHOR", "STANDING", *URL_OPTIONS)),
         (("replay",), ("--config", "--app", "--rule", "--from", "--to", "--write-checkpoint", "--json")),
@@ -138,6 +139,7 @@ ASKING = [
     ("thaw",),
     ("rollback", "--version", "0"),
     ("promote", "adagrad"),
+    ("handover",),
     ("quarantine",),
     ("authors",),
 ]

@@ -35,6 +35,25 @@ def test_a_promotion_is_asked_for_by_label_and_answered_with_its_version(monkeyp
     assert run("promote").exit_code == 2
 
 
+def test_a_hand_over_tells_the_epochs_and_how_long_there_was_no_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [{"left_epoch": 1, "epoch": 2, "version": 41, "identity": "abc", "away_s": 2.34}] * 2
+
+    def gate(request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.url.path) == ("POST", "/v1/admin/handover")
+        if answers:
+            return httpx.Response(200, json=answers.pop())
+        document = {"title": "Conflict", "code": "roll_in_progress", "detail": "replicas of two deployments"}
+        return httpx.Response(409, json=document, headers={"content-type": "application/problem+json"})
+
+    monkeypatch.setattr("deployments.client.GateClient", partial(GateClient, transport=httpx.MockTransport(gate)))
+    assert run("handover").output == "epoch 1 -> 2, from version 41 on; 2.3 s without a learner\n"
+    told = json.loads(run("handover", "--json").output)
+    assert told == {"left_epoch": 1, "epoch": 2, "version": 41, "away_s": 2.34}
+    refused = run("handover")
+    assert refused.exit_code == 1
+    assert "tidegate handover: 409 roll_in_progress: replicas of two deployments" in refused.stderr
+
+
 CHECKPOINT = {
     "name": "00000001-v7",
     "version": 7,

@@ -17,6 +17,7 @@ from deployments.client import (
     Checkpoint,
     GateClient,
     GateUnavailableError,
+    Handover,
     HeldReward,
     Metagraph,
     ProblemError,
@@ -163,6 +164,13 @@ HELD = {"seq": 9, "reason": "frozen", "reward_id": "m", "uids": [1], "rewards": 
             {"rule": "adagrad"},
             {"rule": "adagrad", "version": 9, "rules": {}},
             9,
+        ),
+        (
+            lambda gate: gate.hand_over(),
+            "POST /v1/admin/handover",
+            None,
+            {"left_epoch": 1, "epoch": 2, "version": 9, "identity": "abc", "away_s": 1.5},
+            Handover(left_epoch=1, epoch=2, version=9, away_s=1.5),
         ),
         (lambda gate: gate.freeze(False), "POST /v1/admin/freeze", {"frozen": False}, {"version": 9}, 9),
         (
