@@ -34,8 +34,8 @@ with warnings.catch_warnings():
 # The models of the OpenAI server; `broken` comes first, and so is the first to be tried.
 NAMES = ["broken", *SUBJECTS]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-# They would stop or start something; what they do is tested in test_command_line and below.
-ONLY_PARSED = {"serve", "down"}
+# They would stop or start something; what they do is tested in test_command_line, test_upgrades and below.
+ONLY_PARSED = {"serve", "down", "handover"}
 
 
 @pytest.fixture(scope="module")
