@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 _NEWEST = 0.2
 """How much the newest batch counts in the speed."""
@@ -57,11 +58,15 @@ class Admission:
     Args:
         max_delay_s: requests that would wait for longer are refused.
         max_tokens: so are those that would make more than this wait, which bounds memory.
+
+    Attributes:
+        refused: requests that were not let in, by what they would have exceeded, `delay` or `tokens`.
     """
 
     def __init__(self, *, max_delay_s: float, max_tokens: int) -> None:
-        self._max_delay_s = max_delay_s
+        self.max_delay_s = max_delay_s
         self._max_tokens = max_tokens
+        self.refused: Counter[str] = Counter()
 
     def check(self, queued: int, wanted: int, tokens_per_s: float | None) -> None:
         """Let a request in, whatever its size if nothing waits.
@@ -74,12 +79,13 @@ class Admission:
         Raises:
             QueueFullError: it is not let in.
         """
-        too_slow = 0.0 if tokens_per_s is None else queued - self._max_delay_s * tokens_per_s
+        too_slow = 0.0 if tokens_per_s is None else queued - self.max_delay_s * tokens_per_s
         too_many = queued - max(self._max_tokens - wanted, 0)
         if too_slow <= 0 and too_many <= 0:
             return
         reason = f" and {wanted} more do not fit into {self._max_tokens}"
         if tokens_per_s is not None and too_slow > 0:
-            reason = f", {queued / tokens_per_s:.1f} s of work; {self._max_delay_s:g} s are allowed"
+            reason = f", {queued / tokens_per_s:.1f} s of work; {self.max_delay_s:g} s are allowed"
+        self.refused["delay" if too_slow > 0 else "tokens"] += 1
         retry_after_s = 1 if tokens_per_s is None else math.ceil(max(too_slow, too_many) / tokens_per_s)
         raise QueueFullError(f"{queued} tokens wait for the engine{reason}", max(retry_after_s, 1))

@@ -14,6 +14,8 @@ from .dense import DENSE_SCORES, dense_response, wants_dense
 from .errors import Problem
 from .gate import Gate, admit, ask
 from .http_io import documented, json_response, parse_body, problem_response
+from .refusals import Refusals
+from .request_scope import PROBES, RequestScope, note_problem, route_of
 from .schemas import RewardsRequest, RewardsResponse, ScoreRequest, ScoreResponse, SelectRequest, SelectResponse
 
 __all__ = ["Gate", "build_api"]
@@ -26,8 +28,11 @@ def build_api(gate: Gate) -> FastAPI:
         description="Which k of N experts to ask, learned online from the rewards their answers earn.",
         version="1",
         redoc_url=None,
+        # FastAPI's own spans would begin traces that Serve has decided not to record, and its logs quote what was sent.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    _add_errors(api)
+    api.add_middleware(RequestScope, config=gate.logging, tracer=gate.tracer)
+    _add_errors(api, Refusals())
     _add_scoring(api, gate)
     _add_rewards(api, gate)
     _add_reading(api, gate)
@@ -108,9 +113,12 @@ def _add_decisions(api: FastAPI, gate: Gate) -> None:
         return json_response({"id": decision_id, "embedding": "erased"})
 
 
-def _add_errors(api: FastAPI) -> None:
+def _add_errors(api: FastAPI, refusals: Refusals) -> None:
     @api.exception_handler(Problem)
-    async def problem(_request: Request, error: Problem) -> Response:
+    async def problem(request: Request, error: Problem) -> Response:
+        note_problem(error.code)
+        if route_of(request.scope) not in PROBES:
+            refusals.note(error)
         return problem_response(error)
 
     @api.exception_handler(HTTPException)
@@ -118,12 +126,8 @@ def _add_errors(api: FastAPI) -> None:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         response = problem_response(Problem(error.status_code, code, str(error.detail)))
         response.headers.update(error.headers or {})
+        note_problem(code)
         return response
-
-    @api.exception_handler(Exception)
-    async def unexpected(_request: Request, _error: Exception) -> Response:
-        # Starlette logs the exception itself; the caller learns only that it is not their fault.
-        return problem_response(Problem(500, "internal", "an unexpected error; the service's log has it"))
 
 
 def _no_decision(decision_id: str) -> Problem:

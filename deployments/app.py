@@ -16,14 +16,16 @@ from ray.serve import Application
 
 from gating import build_encoder
 from gating.metagraph import MetagraphView
-from learner.actor import this_node
+from learner.actor import ray_log_folder, this_node
 from learner.chain import check_source
 from learner.config import MEMORY_URL
 from learner.events import ReplicaStatus
+from learner.logs import start_logging
 from learner.memory import keep_freed_memory
 from learner.startup import LearnerArgs
 from learner.state import SNAPSHOT_FORMATS
 from learner.storage import check_log
+from learner.tracing import NO_TRACER
 
 from .api import build_api
 from .auth import Doorkeeper, build_authenticator, check_credentials, check_exposure
@@ -34,13 +36,17 @@ from .embedding_cache import EmbeddingCache
 from .engine import autoscaling_stats, build_batcher, engine_status, engine_threads
 from .errors import LearnerAway
 from .gate import Gate
-from .metrics import EngineMetrics
+from .http_tally import HttpTally, Tallied
+from .metrics import build_replica_metrics, report_until_cancelled
 from .nodes import ClusterNodes, fetch_nodes
 from .ray_learner import RayLearner
+from .replica_metrics import ReplicaParts
 from .reporting import Reporter
+from .request_scope import log_context
 from .saved_weights import load_saved_weights
 from .scorer import Scorer
 from .serve_client import serve_client
+from .serve_tracing import learner_tracing, replica_tracer
 from .state_view import StateView
 from .weights import Subscriber
 
@@ -62,6 +68,15 @@ class GateReplica:
         keep_freed_memory()
         self._args = args
         self._id = context.replica_tag
+        start_logging(
+            args.logging,
+            component=f"replica-{context.app_name}-{context.replica_tag}",
+            about={"application": context.app_name, "component": "replica", "replica": context.replica_tag},
+            folder=ray_log_folder(),
+            context=log_context,
+            tells_errors=args.logging.log_prompts,
+        )
+        self._tracer = replica_tracer()
         self._node = this_node()
         encoder = build_encoder(
             args.encoder.kind,
@@ -76,15 +91,24 @@ class GateReplica:
             batch_tokens=args.encoder.batch_tokens,
             threads=engine_threads(args, encoder.device),
             warm_up=True,
+            tracer=self._tracer,
         )
         self._embeddings = EmbeddingCache(self._batcher, max_bytes=int(args.serving.embedding_cache_mb * 2**20))
         self._learner_args = LearnerArgs(
-            context.app_name, args.chain, args.learner, encoder.dim, encoder.fingerprint, args.selection.build()
+            context.app_name,
+            args.chain,
+            args.learner,
+            encoder.dim,
+            encoder.fingerprint,
+            args.selection.build(),
+            logging=args.logging,
+            tracing=learner_tracing(),
         )
         self._learner = RayLearner(
             self._learner_args,
             num_cpus=args.replica.learner_num_cpus,
             node_labels=args.replica.learner_node_labels,
+            tracer=self._tracer,
         )
         self._decisions = DecisionBuffer(
             self._learner, fingerprint=encoder.fingerprint, capacity=args.serving.max_buffered_decisions
@@ -97,12 +121,14 @@ class GateReplica:
             heartbeat_s=args.learner.heartbeat_s,
             max_age_s=args.serving.max_age_s,
         )
-        self._metrics = EngineMetrics(
-            self._batcher, self._embeddings, app=context.app_name, replica=context.replica_tag
-        )
         self._doorkeeper = Doorkeeper(
             build_authenticator(args.auth, learner=self._learner, current_view=self._current_view)
         )
+        self._http = HttpTally()
+        parts = ReplicaParts(
+            self._batcher, self._embeddings, self._subscriber, self._decisions, self._doorkeeper, self._http
+        )
+        self._metrics = build_replica_metrics(parts, app=context.app_name, replica=context.replica_tag)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -112,8 +138,9 @@ class GateReplica:
             LearnerError: the learner that runs is none that this replica can use.
         """
         await self._subscriber.start(lambda: load_saved_weights(self._learner_args))
-        work = (self._subscriber.run(), self._decisions.run(), self._metrics.run())
+        work = (self._subscriber.run(), self._decisions.run(), report_until_cancelled(self._metrics.report))
         self._tasks = [self._background(task) for task in work]
+        logger.info("replica_started threads=%d traced=%s", self._batcher.threads, self._tracer is not NO_TRACER)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The routes, as Serve asks for them after `__init__`."""
@@ -125,6 +152,7 @@ class GateReplica:
             serving=self._args.serving,
             durable_log=self._args.learner.log.url != MEMORY_URL,
             generator=np.random.default_rng(),
+            tracer=self._tracer,
         )
         reporter = Reporter(
             client=self._learner,
@@ -132,12 +160,17 @@ class GateReplica:
             decisions=self._decisions,
             subscriber=self._subscriber,
             wait_timeout_s=self._args.serving.wait_timeout_s,
+            tracer=self._tracer,
         )
         state = StateView(
             self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
         )
         limit = self._args.serving.max_body_bytes
-        return build_api(Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit))
+        api = build_api(
+            Gate(scorer, reporter, self._learner, state, self._doorkeeper, limit, self._args.logging, self._tracer)
+        )
+        api.add_middleware(Tallied, tally=self._http)
+        return api
 
     def status(self) -> ReplicaStatus:
         """What this replica tells about itself."""
@@ -181,8 +214,10 @@ class GateReplica:
         try:
             await self._decisions.flush()
         except LearnerAway:
-            logger.warning("stopped with decisions=%d not handed over", len(self._decisions))
+            logger.warning("decisions_not_handed_over count=%d", len(self._decisions))
         self._batcher.close()
+        self._tracer.flush()
+        logger.info("replica_stopped texts=%d", self._batcher.texts_done)
 
     def _background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)

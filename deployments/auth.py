@@ -131,11 +131,13 @@ class Doorkeeper:
 
     Attributes:
         failures: calls refused since the start, `unauthorized` (401) and `forbidden` (403).
+        reasons: the same by reason.
     """
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
         self.failures: Counter[str] = Counter(unauthorized=0, forbidden=0)
+        self.reasons: Counter[str] = Counter()
 
     async def admit(self, *, method: str, target: str, headers: Mapping[str, str], body: bytes, scope: Scope) -> Author:
         """Who calls; see `Authenticator`.
@@ -151,6 +153,7 @@ class Doorkeeper:
         except RefusedCall as refused:
             code = "unauthorized" if refused.caller is None else "forbidden"
             self.failures[code] += 1
+            self.reasons[refused.reason] += 1
             logger.warning(
                 "refused code=%s reason=%s scope=%s caller=%s", code, refused.reason, scope, refused.caller or "-"
             )

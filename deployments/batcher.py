@@ -14,14 +14,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from learner.tracing import NO_TRACER, Span, Tracer
+
 from .admission import Admission, QueueFullError, Speed
+from .batches import Batches
 from .latencies import Latencies
 from .waiting import Deliver, Job, WaitingTexts
 
@@ -68,6 +71,7 @@ class Batcher:
         threads: how many batches are computed at a time, each on one CPU thread.
         warm_up: embed a few made-up texts first: it makes the first request fast, and the speed known.
         clock: seconds that only go forward.
+        tracer: told of each batch that has a text of a request that is traced.
     """
 
     def __init__(
@@ -82,14 +86,16 @@ class Batcher:
         threads: int,
         warm_up: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._engine = engine
         self._admission = admission
         self._batch_tokens = batch_tokens
         self._max_batch_s = max_batch_s
         self._linger_s = linger_s
-        self._threads = threads
+        self.threads = threads
         self._clock = clock
+        self._tracer = tracer
         self._lock = threading.Lock()
         self._engine_wakes = threading.Condition(self._lock)
         self._tokenizer_wakes = threading.Condition(self._lock)
@@ -110,6 +116,7 @@ class Batcher:
         """How long the engine has worked; while only some of its threads do, that share of the time."""
         self.speed = Speed()
         self.latencies = Latencies()
+        self.batches = Batches()
         self._threads_running = [
             threading.Thread(target=self._run_tokenizer, name="tokenizer", daemon=True),
             *(
@@ -130,7 +137,18 @@ class Batcher:
     @property
     def tokens_per_s(self) -> float | None:
         """What all engine threads do together; None before the first batch."""
-        return None if self.speed.tokens_per_s is None else self.speed.tokens_per_s * self._threads
+        return None if self.speed.tokens_per_s is None else self.speed.tokens_per_s * self.threads
+
+    @property
+    def admission(self) -> Admission:
+        """Says who may wait, and whom it has refused."""
+        return self._admission
+
+    @property
+    def delay_s(self) -> float | None:
+        """How long what comes now would wait; None before the first batch."""
+        speed = self.tokens_per_s
+        return None if speed is None else self.queued_tokens / speed
 
     def submit(self, texts: Sequence[str], deliver: Deliver) -> list[Job]:
         """Let texts wait for the engine. Called on an event loop, on which each is delivered.
@@ -144,7 +162,9 @@ class Batcher:
             EngineDeadError: a thread of the engine has ended.
         """
         loop, now_s = asyncio.get_running_loop(), self._clock()
-        jobs = [Job(text, estimate_tokens(text), now_s, loop, deliver) for text in texts]
+        asker = self._tracer.current()
+        asked_by = () if asker is None else (asker,)
+        jobs = [Job(text, estimate_tokens(text), now_s, loop, deliver, asked_by) for text in texts]
         wanted = sum(job.tokens for job in jobs)
         with self._lock:
             self.check_alive()
@@ -160,6 +180,12 @@ class Batcher:
             self._note_arrival(now_s)
             (self._engine_wakes if self._idle else self._tokenizer_wakes).notify()
         return jobs
+
+    def share(self, job: Job) -> None:
+        """Say that the current request wants this text too, so that its trace leads to the batch."""
+        asker = self._tracer.current()
+        if asker is not None and asker not in job.asked_by:
+            job.asked_by = (*job.asked_by, asker)
 
     def drop(self, job: Job) -> bool:
         """Forget a text that nobody wants any more; False if the engine has taken it, and will deliver it."""
@@ -186,7 +212,7 @@ class Batcher:
 
     @property
     def _idle(self) -> int:
-        return self._threads - len(self._working)
+        return self.threads - len(self._working)
 
     def _stop(self) -> None:
         with self._lock:
@@ -301,19 +327,35 @@ class Batcher:
                 self._tokenizer_wakes.notify()
 
     def _embed(self, batch: list[Job]) -> None:
-        with self._failing("embed", batch):
+        with self._failing("embed", batch), self._traced(batch):
             started_s = self._clock()
-            embedding = _finished(self._engine.embed([job.tokenized for job in batch]))
+            with self._tracer.span("tidegate.engine"):
+                embedding = _finished(self._engine.embed([job.tokenized for job in batch]))
             done_s = self._clock()
             with self._lock:
                 self.texts_done += len(batch)
-                self.busy_s += (done_s - started_s) / self._threads
+                self.busy_s += (done_s - started_s) / self.threads
                 self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
                 for job in batch:
                     self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
+                self.batches.note(sum(job.tokens for job in batch), done_s - started_s)
                 # Whoever asks again at once is tokenized here, not by the other thread.
                 self._working.discard(threading.get_ident())
             _deliver(zip(batch, torch.split(embedding, 1), strict=True))
+
+    def _traced(self, batch: list[Job]) -> AbstractContextManager[Span]:
+        """The batch's span: within that of the first of the traced requests that it is for, linked to all of them."""
+        asked_by = dict.fromkeys(asker for job in batch for asker in job.asked_by)
+        if not asked_by:
+            return NO_TRACER.span("tidegate.batch")
+        return self._tracer.span(
+            "tidegate.batch",
+            parent=next(iter(asked_by)),
+            links=list(asked_by),
+            texts=len(batch),
+            tokens=sum(job.tokens for job in batch),
+            longest_wait_ms=round((self._clock() - min(job.arrived_s for job in batch)) * 1000, 3),
+        )
 
     @contextmanager
     def _failing(self, what: str, jobs: list[Job]) -> Iterator[None]:
@@ -321,7 +363,7 @@ class Batcher:
         try:
             yield
         except Exception as error:
-            logger.exception("%s failed texts=%d", what, len(jobs))
+            logger.exception("engine_failed step=%s texts=%d", what, len(jobs))
             self._fail(jobs, error)
         except BaseException:
             self._fail(jobs, EngineDeadError())
@@ -355,7 +397,7 @@ class Batcher:
             self.speed.note(tokens, self._clock() - started_s, budget=tokens)
         except Exception:
             # Whatever these texts did to it, a request's may be fine; if they are not, it is told so.
-            logger.exception("warm_up failed")
+            logger.exception("warm_up_failed")
 
 
 def estimate_tokens(text: str) -> int:

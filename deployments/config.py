@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from gating.policies import MIN_TEMPERATURE, Greedy, Policy, Softmax, SquareCB, TailExploration
-from learner.config import ChainConfig, LearnerConfig, RosterChain, StrictModel
+from learner.config import ChainConfig, LearnerConfig, LoggingConfig, RosterChain, StrictModel
 
 
 class EncoderArgs(StrictModel):
@@ -282,6 +282,8 @@ class ServeArgs(StrictModel):
     """Who may call."""
     replica: ReplicaArgs = ReplicaArgs()
     """Resources."""
+    logging: LoggingConfig = LoggingConfig()
+    """What is written to the log."""
 
     @model_validator(mode="after")
     def _the_learner_can_be_there(self) -> ServeArgs:

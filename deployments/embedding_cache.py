@@ -108,7 +108,9 @@ class EmbeddingCache:
         self._ask({digests[index]: texts[index] for index in gaps if digests[index] not in self._in_flight}, len(gaps))
         request = _Request(rows, len(gaps), asyncio.get_running_loop().create_future())
         for index in gaps:
-            self._in_flight[digests[index]].waiters.append((request, index))
+            shared = self._in_flight[digests[index]]
+            shared.waiters.append((request, index))
+            self._batcher.share(shared.job)
         try:
             await request.future
         except BaseException:

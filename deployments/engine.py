@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from learner.tracing import NO_TRACER, Tracer
+
 from .admission import Admission
 from .autoscaling import BUSY_S, OFFERED_TOKENS, QUEUED_TOKENS, REFUSED_TOKENS, TOKENS_PER_S
 from .batcher import Batcher, Engine
@@ -15,7 +17,13 @@ from .embedding_cache import EmbeddingCache
 
 
 def build_batcher(
-    engine: Engine, serving: ServingArgs, *, batch_tokens: int, threads: int, warm_up: bool = False
+    engine: Engine,
+    serving: ServingArgs,
+    *,
+    batch_tokens: int,
+    threads: int,
+    warm_up: bool = False,
+    tracer: Tracer = NO_TRACER,
 ) -> Batcher:
     """The batcher with the settings' limits. See `Batcher` for the arguments."""
     return Batcher(
@@ -27,6 +35,7 @@ def build_batcher(
         linger_s=serving.linger_ms / 1000,
         threads=threads,
         warm_up=warm_up,
+        tracer=tracer,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fastapi import Request
 
+from learner.config import LoggingConfig
 from learner.errors import (
     ChainUnavailableError,
     CheckpointError,
@@ -23,6 +25,7 @@ from learner.errors import (
     UnknownUidError,
     UnknownVersionError,
 )
+from learner.tracing import NO_TRACER, Tracer
 
 from .auth import Author, Doorkeeper
 from .config import Scope
@@ -30,8 +33,11 @@ from .errors import LearnerAway, LearnerAwayProblem, Problem
 from .http_io import read_body, request_target
 from .learner_client import LearnerClient
 from .reporting import Reporter
+from .request_scope import note_author
 from .scorer import Scorer
 from .state_view import StateView
+
+logger = logging.getLogger(__name__)
 
 _REFUSED: tuple[int, str, int | None] = (409, "refused", None)
 # Status, code, and after how many seconds to try again. Of several that fit an error the most special counts.
@@ -64,6 +70,8 @@ class Gate:
     state: StateView
     doorkeeper: Doorkeeper
     max_body_bytes: int
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    tracer: Tracer = NO_TRACER
 
 
 async def admit(request: Request, gate: Gate, scope: Scope) -> tuple[Author, bytes]:
@@ -78,6 +86,9 @@ async def admit(request: Request, gate: Gate, scope: Scope) -> tuple[Author, byt
             method=request.method, target=request_target(request), headers=request.headers, body=body, scope=scope
         )
     )
+    note_author(author.id)
+    if scope == "admin" and request.method != "GET":
+        logger.info("operator_call method=%s path=%s author=%s", request.method, request.url.path, author.id)
     return author, body
 
 

@@ -27,7 +27,7 @@ class Latencies:
         self._clock = clock
         self._last: dict[str, deque[tuple[float, float]]] = {name: deque(maxlen=_KEPT) for name in LENGTHS}
         self._counts = dict.fromkeys(LENGTHS, 0)
-        self._unreported: deque[tuple[str, float]] = deque(maxlen=_UNREPORTED)
+        self._unreported: deque[tuple[str, float, float]] = deque(maxlen=_UNREPORTED)
         self._described: dict[str, Any] = {}
         self._described_s = -_REFRESH_S
 
@@ -36,10 +36,10 @@ class Latencies:
         name = length_class(tokens)
         self._last[name].append((wait_s, total_s))
         self._counts[name] += 1
-        self._unreported.append((name, total_s))
+        self._unreported.append((name, wait_s, total_s))
 
-    def take_unreported(self) -> list[tuple[str, float]]:
-        """Class and total seconds of the texts since the last call, of the last 4,096 at most."""
+    def take_unreported(self) -> list[tuple[str, float, float]]:
+        """Class, and seconds of waiting and in all, of the texts since the last call, of the last 4,096 at most."""
         return [self._unreported.popleft() for _ in range(len(self._unreported))]
 
     def describe(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from learner.nonces import NonceVerdict
 from learner.signals import Signal
 from learner.startup import LearnerArgs
 from learner.state import HeadSnapshot
+from learner.tracing import NO_TRACER, Tracer
 from learner.trust import AuthorView
 
 from .errors import LearnerAway
@@ -35,8 +36,16 @@ class RayLearner:
     over, idle too long, or fenced by another learner) is dropped, and the next poll creates a new one.
     """
 
-    def __init__(self, args: LearnerArgs, *, num_cpus: float, node_labels: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        args: LearnerArgs,
+        *,
+        num_cpus: float,
+        node_labels: Mapping[str, str] | None = None,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
         self._args = args
+        self._tracer = tracer
         self._create = partial(get_or_create_learner, args, num_cpus=num_cpus, node_labels=node_labels or {})
         self._handle: Any = None
         self._connected = Signal()
@@ -71,7 +80,12 @@ class RayLearner:
     async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
         """See `LearnerClient`."""
         patience_s = timeout_s + self._args.config.decision_wait_s + _CALL_TIMEOUT_S
-        reply: RewardReply = await self._call("reports", "add_rewards", items, wait, timeout_s, patience_s=patience_s)
+        carried = self._tracer.carried()
+        # A learner from before there were traces need not know the argument as long as nothing is traced.
+        traced = () if carried is None else (carried,)
+        reply: RewardReply = await self._call(
+            "reports", "add_rewards", items, wait, timeout_s, *traced, patience_s=patience_s
+        )
         return reply
 
     async def check_nonce(self, hotkey: str, nonce_ns: int, skew_s: float) -> NonceVerdict:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from learner.core import ExplainedDecision
 from learner.events import RewardItem
+from learner.tracing import NO_TRACER, Tracer
 
 from .decisions import DecisionBuffer
 from .learner_client import LearnerClient
+from .request_scope import note_decisions
 from .schemas import RewardIn, RewardsRequest
 from .scorer import Scorer
 from .weights import Subscriber
@@ -30,6 +32,7 @@ class Reporter:
         decisions: this replica's decisions on their way to the learner.
         subscriber: this replica's weights.
         wait_timeout_s: how long `wait` waits.
+        tracer: told of each report.
     """
 
     def __init__(
@@ -40,12 +43,14 @@ class Reporter:
         decisions: DecisionBuffer,
         subscriber: Subscriber,
         wait_timeout_s: float,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._client = client
         self._scorer = scorer
         self._decisions = decisions
         self._subscriber = subscriber
         self._wait_timeout_s = wait_timeout_s
+        self._tracer = tracer
 
     async def report(self, request: RewardsRequest, *, author: str) -> dict[str, Any]:
         """Have rewards logged as `author`'s, and wait for their effect if asked to.
@@ -54,10 +59,13 @@ class Reporter:
             LearnerAway, LearnerError: nothing was acknowledged.
             Problem: a message cannot be encoded now.
         """
+        note_decisions(reward.decision_id for reward in request.rewards if reward.decision_id is not None)
         items = await self._items(request.rewards, author)
         deadline_s = asyncio.get_running_loop().time() + self._wait_timeout_s
         await self._decisions.flush()
-        reply = await self._client.add_rewards(items, request.wait, self._wait_timeout_s)
+        with self._tracer.span("tidegate.report", items=len(items), wait=request.wait) as span:
+            reply = await self._client.add_rewards(items, request.wait, self._wait_timeout_s)
+            span.tell(accepted=reply.report.accepted, seq=reply.report.seq)
         reached = reply.reached
         if request.wait == "published" and reached:
             # Published is not yet here: an answer that follows from this replica must show it.

@@ -18,6 +18,7 @@ from gating.metagraph import MetagraphView, unknown_uids
 from gating.policies import Greedy
 from gating.selection import Selection, ordinary_bonus, select
 from learner.events import Decision, candidates_digest
+from learner.tracing import NO_TRACER, Tracer
 
 from .admission import QueueFullError
 from .batcher import EngineDeadError
@@ -25,6 +26,7 @@ from .config import SelectionArgs, ServingArgs
 from .decisions import DecisionBuffer
 from .embedding_cache import EmbeddingCache
 from .errors import LearnerAway, LearnerAwayProblem, Problem
+from .request_scope import note_decisions, note_texts
 from .schemas import ScoreRequest, SelectRequest
 from .weights import Subscriber, Weights
 
@@ -53,6 +55,7 @@ class Scorer:
         durable_log: whether the event log outlives the learner, so that durable selections can be had.
         generator: the randomness of selections.
         now_s: seconds since 1970.
+        tracer: told of the parts of a request.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Scorer:
         durable_log: bool,
         generator: np.random.Generator,
         now_s: Callable[[], float] = time.time,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._embeddings = embeddings
         self._subscriber = subscriber
@@ -75,6 +79,7 @@ class Scorer:
         self._durable_log = durable_log
         self._generator = generator
         self._now_s = now_s
+        self._tracer = tracer
 
     async def score(self, request: ScoreRequest) -> dict[str, Any]:
         """Mean scores, in uid order or in the request's, best first if `top_k` is given.
@@ -114,6 +119,21 @@ class Scorer:
         scored = await self._score(request.messages, request.uids, request.min_version)
         # Again, since others may have filled it while the engine worked.
         self._decisions.check_room(len(request.messages))
+        epoch, version = scored.weights.snapshot.order
+        with self._tracer.span("tidegate.selection", k=request.k, epoch=epoch, version=version) as span:
+            ids, selections = self._choose(scored, request)
+            span.tell(decision_ids=ids)
+        note_decisions(ids)
+        if request.durable:
+            await self._wait_until_logged()
+        answers = [
+            {"decision_id": i, "uids": s.uids, "scores": s.scores, "propensities": s.propensities}
+            for i, s in zip(ids, selections, strict=True)
+        ]
+        return {"selections": answers, **self.provenance(scored.weights)}
+
+    def _choose(self, scored: Scored, request: SelectRequest) -> tuple[list[str], list[Selection]]:
+        """Choose for each message, and keep the decisions for the learner."""
         snapshot = scored.weights.snapshot
         columns = np.flatnonzero(snapshot.available[scored.uids])
         candidates = scored.uids[columns]
@@ -130,13 +150,7 @@ class Scorer:
         ids = [
             self._record(scored, row, selection, len(candidates), digest) for row, selection in enumerate(selections)
         ]
-        if request.durable:
-            await self._wait_until_logged()
-        answers = [
-            {"decision_id": i, "uids": s.uids, "scores": s.scores, "propensities": s.propensities}
-            for i, s in zip(ids, selections, strict=True)
-        ]
-        return {"selections": answers, **self.provenance(scored.weights)}
+        return ids, selections
 
     async def embed(self, messages: Sequence[str]) -> Float[Tensor, "batch hidden"]:
         """Embeddings of messages, which must not be longer than the limit.
@@ -150,8 +164,10 @@ class Scorer:
                 raise Problem(
                     422, "message_too_long", f"messages[{index}] has {len(message)} characters; at most {limit} fit"
                 )
+        note_texts(messages)
         try:
-            return await self._embeddings.embed(messages)
+            with self._tracer.span("tidegate.embed", texts=len(messages)):
+                return await self._embeddings.embed(messages)
         except QueueFullError as error:
             detail = f"{error}; send the request again later"
             raise Problem(429, "overloaded", detail, retry_after_s=error.retry_after_s) from error
@@ -196,7 +212,8 @@ class Scorer:
         if uids is not None:
             columns = torch.from_numpy(wanted).to(weight.device)
             weight, bias = weight[columns], bias[columns]
-        scores = score(embedding, weight, bias).cpu().numpy()
+        with self._tracer.span("tidegate.score", uids=len(wanted), version=weights.snapshot.version):
+            scores = score(embedding, weight, bias).cpu().numpy()
         return Scored(embedding=embedding, weights=weights, uids=wanted, scores=scores)
 
     async def _wait_for_version(self, version: int) -> None:

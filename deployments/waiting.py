@@ -17,6 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
+from learner.tracing import Parent
+
 Deliver = Callable[["Job", "Tensor | Exception"], None]
 """Takes a job's embedding, or why there is none, on the event loop that it came from."""
 
@@ -33,6 +35,7 @@ class Job:
         arrived_s: when it came, in the batcher's seconds.
         loop: where to deliver.
         deliver: takes the outcome.
+        asked_by: the spans of those requests for it that are traced.
         tokenized: the text as the engine reads it, None before.
         waits: whether the engine has neither taken it, nor anyone dropped it.
     """
@@ -42,6 +45,7 @@ class Job:
     arrived_s: float
     loop: asyncio.AbstractEventLoop
     deliver: Deliver
+    asked_by: tuple[Parent, ...] = ()
     tokenized: Any = None
     waits: bool = True
 

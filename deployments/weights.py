@@ -104,7 +104,7 @@ class Subscriber:
             async with asyncio.timeout(patience_s):
                 await self.poll_once()
         except (LearnerAway, TimeoutError) as error:
-            logger.warning("started without the learner: %s", self.away_because or type(error).__name__)
+            logger.warning("started_without_learner because=%s", self.away_because or type(error).__name__)
             saved = await asyncio.to_thread(load_saved)
             if saved is not None and self.start_from(saved):
                 logger.warning("serving_saved_weights epoch=%d version=%d", *saved.order)
@@ -141,7 +141,7 @@ class Subscriber:
                 away = False
             except LearnerAway as error:
                 if not away:
-                    logger.warning("learner away: %s", error.because)
+                    logger.warning("learner_away because=%s", error.because)
                 away = True
                 await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))
 
@@ -176,7 +176,7 @@ class Subscriber:
 
     def _take(self, snapshot: HeadSnapshot) -> bool:
         if snapshot.format not in SNAPSHOT_FORMATS:
-            logger.error("refused snapshot format=%d, this replica reads %s", snapshot.format, SNAPSHOT_FORMATS)
+            logger.error("refused_snapshot format=%d reads=%s", snapshot.format, SNAPSHOT_FORMATS)
             return False
         if snapshot.fingerprint != self._fingerprint:
             raise LearnerError(

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
+import ray.util.metrics
 import torch
-from ray.util.metrics import Gauge
 
 from gating.metagraph import MetagraphView
 
@@ -51,14 +52,17 @@ from .events import (
 )
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
-from .learning import Progress
+from .logs import start_logging
 from .loop import LearningLoop, Publisher
 from .memory import keep_freed_memory
+from .metrics import LearnerMetrics, MetricsLoop
 from .nonces import NonceStore, NonceVerdict
+from .report_traces import Follow, ReportTraces
 from .signals import Signal
 from .startup import LearnerArgs, Terms, check_terms, start_learner
 from .state import HeadSnapshot, format_for
 from .storage import check_storage, log_clock, open_storage
+from .tracing import NO_TRACER, Carried
 from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
@@ -88,59 +92,6 @@ class _Published:
         return self._refs[wanted]
 
 
-class _ChainGauges:
-    """How old the view of the network is and why, for whoever watches Ray's metrics (there `ray_tidegate_...`)."""
-
-    def __init__(self, app: str) -> None:
-        self._tags = {"application": app}
-        self._age_s = Gauge(
-            "tidegate_chain_view_age_seconds", "Since the network was last read well.", ("application",)
-        )
-        self._failing = Gauge(
-            "tidegate_chain_read_failing", "1 while the network cannot be read, by cause.", ("application", "cause")
-        )
-        self._cause: str | None = None
-
-    def set(self, chain: dict[str, Any]) -> None:
-        """Take over what the follower tells of itself."""
-        if chain["block_age_s"] is not None:
-            self._age_s.set(chain["block_age_s"], self._tags)
-        cause = chain["last_cause"]
-        if self._cause is not None and self._cause != cause:
-            self._failing.set(0, {**self._tags, "cause": self._cause})
-        if cause is not None:
-            self._failing.set(1, {**self._tags, "cause": cause})
-        self._cause = cause
-
-
-class _LearningGauges:
-    """How well the rule tells rewards lately, and the alarm for when that gets worse."""
-
-    def __init__(self, app: str) -> None:
-        self._tags = {"application": app}
-        self._loss = Gauge(
-            "tidegate_moving_loss",
-            "Mean loss of the last 500 learned events, each before its step.",
-            ("application",),
-        )
-        self._reward = Gauge("tidegate_moving_reward", "Mean reward of the last 500 learned events.", ("application",))
-        self._drifting = Gauge(
-            "tidegate_drift_active",
-            "1 while losses have risen beyond chance and not come down.",
-            ("application",),
-        )
-        self._alarms = Gauge("tidegate_drift_alarms", "Times that losses have risen beyond chance.", ("application",))
-
-    def set(self, progress: Progress) -> None:
-        """Take over the learner's figures."""
-        means = progress.describe()
-        for gauge, value in ((self._loss, means["moving_loss"]), (self._reward, means["moving_reward"])):
-            if value is not None:
-                gauge.set(value, self._tags)
-        self._drifting.set(int(progress.drift.active), self._tags)
-        self._alarms.set(progress.drift.alarms, self._tags)
-
-
 class LearnerActor:
     """One application's learner. See `LearnerArgs`."""
 
@@ -152,6 +103,15 @@ class LearnerActor:
         self._args = args
         # Now, for the code on the disk may change while this runs.
         self._identity = args.digest()
+        start_logging(
+            args.logging,
+            component=f"learner-{args.app}-{os.getpid()}",
+            about={"application": args.app, "component": "learner", "pid": os.getpid()},
+            folder=ray_log_folder(),
+            # No caller's text comes here.
+            tells_errors=True,
+        )
+        self._traces = ReportTraces(args.tracing(args.app) if args.tracing is not None else NO_TRACER)
         self._node = this_node()
         threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(
@@ -172,15 +132,14 @@ class LearnerActor:
         self._takes_over = self._storage.checkpoints is not None and self._storage.log.epoch > 1
         self._published: _Published | None = None
         self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
-        self._chain_gauges = _ChainGauges(args.app)
-        self._learning_gauges = _LearningGauges(args.app)
         try:
             self._learner, self._follower = start_learner(args, self._storage, self._clock, on_crash=_crash)
         except LearnerError:
             self._storage.log.close()
             raise
         self._build_threads(args)
-        for thread in (self._committer, self._loop, self._publisher, self._housekeeper, self._comparing):
+        threads = (self._committer, self._loop, self._publisher, self._housekeeper, self._comparing, self._metrics)
+        for thread in threads:
             thread.start()
         self._follower.start(self._resync)
         threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
@@ -200,12 +159,32 @@ class LearnerActor:
             self._learner,
             on_learned=self._on_learned,
             on_crash=_crash,
+            traces=self._traces,
         )
         self._publisher = Publisher(
-            self._learner, publish=self._publish, interval_s=self._publish_interval_s, on_crash=_crash
+            self._learner,
+            publish=self._publish,
+            interval_s=self._publish_interval_s,
+            on_crash=_crash,
+            traces=self._traces,
         )
 
         self._comparing = ComparisonLoop(self._learner.compare, interval_s=args.config.compare_interval_s)
+        self._metrics = MetricsLoop(self._build_metrics(args).report)
+
+    def _build_metrics(self, args: LearnerArgs) -> LearnerMetrics:
+        return LearnerMetrics(
+            learner=self._learner,
+            publisher=self._publisher,
+            committer=self._committer,
+            housekeeper=self._housekeeper,
+            follower=self._follower,
+            chain=args.chain,
+            replicas=self._told_lately,
+            published_version=lambda: self._published.snapshot.version if self._published else None,
+            app=args.app,
+            instruments=ray.util.metrics,
+        )
 
     async def check_terms(self, terms: Terms) -> None:
         """Whether a replica can use this learner. Settings in which it may differ wait for a hand-over.
@@ -219,10 +198,6 @@ class LearnerActor:
         """Wait for a newer version than the caller has, at most `wait_s`."""
         self._last_poll_s = time.monotonic()
         self._replicas[status.id] = (self._last_poll_s, status)
-        if self._args.chain.source != "roster":
-            # A roster is read on request only, and is not stale for being left alone.
-            self._chain_gauges.set(self._follower.describe())
-        self._learning_gauges.set(self._learner.progress)
         have, reads = (status.epoch, status.version), format_for(status.reads)
         await self._changed.wait_until(
             lambda: self._published is not None and self._published.snapshot.order != have, wait_s
@@ -240,13 +215,18 @@ class LearnerActor:
         self._decision_batches += 1
         self._changed.notify()
 
-    async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
+    async def add_rewards(
+        self, items: Sequence[RewardItem], wait: Wait, timeout_s: float, trace: Carried | None = None
+    ) -> RewardReply:
         """Log a report, waiting briefly for decisions on their way, and for its effect if asked to.
+
+        `trace` is the caller's span, where it is traced.
 
         Raises:
             UnknownUidError, RepeatedUidError, DecisionPendingError: see `Learner.stage_rewards`.
         """
-        report = await self._log_rewards(items)
+        with self._traces.logging(trace) as follow:
+            report = await self._log_rewards(items, follow)
         await self._changed.wait_until(lambda: self._learner.frozen or self._has_reached(report.seq, wait), timeout_s)
         reached = self._has_reached(report.seq, wait)
         order = self._published.snapshot.order if self._published else (self._learner.log.epoch, 0)
@@ -433,12 +413,15 @@ class LearnerActor:
         await asyncio.to_thread(self._finish)
 
     def _finish(self) -> None:
+        self._metrics.stop()
         self._comparing.stop()
         self._committer.stop()
         self._loop.stop()
         self._publisher.stop()
         self._housekeeper.stop()
         self._storage.log.close()
+        self._traces.close()
+        logger.info("learner_stopped version=%d", self._learner.version)
 
     async def _commit(self, stage: Stage[T]) -> T:
         return await asyncio.wrap_future(self._committer.submit(stage))
@@ -454,12 +437,12 @@ class LearnerActor:
     def _resync(self, view: MetagraphView, author: str | None) -> ResyncSummary:
         return self._committer.submit(self._learner.stage_resync(view, author)).result()
 
-    async def _log_rewards(self, items: Sequence[RewardItem]) -> RewardReport:
+    async def _log_rewards(self, items: Sequence[RewardItem], follow: Follow) -> RewardReport:
         deadline_s = time.monotonic() + self._args.config.decision_wait_s
         while True:
             arrived = self._decision_batches
             try:
-                return await self._commit(self._learner.stage_rewards(items, self._live_incarnations()))
+                return await self._commit(follow(self._learner.stage_rewards(items, self._live_incarnations())))
             except DecisionPendingError:
                 left_s = deadline_s - time.monotonic()
                 has_more = partial(self._has_more_batches_than, arrived)
@@ -507,6 +490,11 @@ class LearnerActor:
     def _publish_interval_s(self) -> float:
         return max(self._args.config.publish_interval_ms / 1000, len(self._replicas) / _REPLIES_PER_S)
 
+    def _told_lately(self) -> list[ReplicaStatus]:
+        """What live replicas have told; for a thread of its own, and so changes nothing."""
+        oldest_s = time.monotonic() - _LIVE_HEARTBEATS * self._args.config.heartbeat_s
+        return [status for at_s, status in list(self._replicas.values()) if at_s >= oldest_s]
+
     def _live_replicas(self) -> list[tuple[float, ReplicaStatus]]:
         oldest_s = time.monotonic() - _LIVE_HEARTBEATS * self._args.config.heartbeat_s
         self._replicas = {key: entry for key, entry in self._replicas.items() if entry[0] >= oldest_s}
@@ -519,6 +507,13 @@ class LearnerActor:
         logger.info("exit reason=idle idle_s=%d version=%d", idle_s, self._learner.version)
         self._finish()
         _leave_for_good()
+
+
+def ray_log_folder() -> Path:
+    """Where processes of Tidegate's on this node have their logs, beside Ray's own. Ray has no public name for that."""
+    node = ray._private.worker._global_node
+    assert node is not None, "Ray runs where this is asked"
+    return Path(node.get_logs_dir_path()) / "tidegate"
 
 
 def _crash() -> None:

@@ -217,6 +217,27 @@ class TrustConfig(StrictModel):
     """A quarantined author is released once its reports agree again by so many standard deviations."""
 
 
+class LoggingConfig(StrictModel):
+    """What is written to the log, of which each process has a file of its own, and how."""
+
+    format: Literal["json", "text"] = "json"
+    """`json`: an object a line; `text`: for people."""
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is less important is not written. Warnings and errors go to standard error as well."""
+    requests: bool = False
+    """A line for every request: its id, route, status, how long it took, how many texts, its decisions."""
+    log_prompts: bool = False
+    """The texts of each request in its line, and what unexpected errors say, which may quote them."""
+    folder: str | None = Field(None, pattern=r"^[/~]")
+    """Absolute path of a folder on every node; null: `tidegate` in the logs of the Ray session."""
+
+    @model_validator(mode="after")
+    def _prompts_need_lines(self) -> LoggingConfig:
+        if self.log_prompts and not self.requests:
+            raise ValueError("log_prompts puts texts into the lines of requests; set requests: true as well")
+        return self
+
+
 class LearnerConfig(StrictModel):
     """How rewards are taken, learned, kept and published."""
 

@@ -67,6 +67,19 @@ class Observed:
     rewards: dict[int, float]
 
 
+@dataclass(frozen=True, slots=True)
+class LogSize:
+    """How large a log is.
+
+    Attributes:
+        rows: by table, from the first row to the last: a row that was dropped from between them counts.
+        bytes: of all tables with their indexes; None where that is not known.
+    """
+
+    rows: dict[str, int]
+    bytes: int | None
+
+
 @runtime_checkable
 class EventLog(Protocol):
     """One application's log. Commits come from one thread, reads from any.
@@ -205,6 +218,10 @@ class EventLog(Protocol):
 
     def first_seq(self) -> int:
         """The oldest event's place, `last_seq` + 1 if there is none."""
+        ...
+
+    def size(self) -> LogSize:
+        """How large the log is."""
         ...
 
     def close(self) -> None:

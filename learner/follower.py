@@ -16,7 +16,7 @@ from .chain import MetagraphSource
 from .config import BittensorChain, ChainConfig
 from .core import ResyncSummary
 from .errors import ChainUnavailableError, LearnerError, StaleViewError
-from .schedule import Backoff, FollowSchedule, Step
+from .schedule import BLOCK_S, Backoff, FollowSchedule, Step
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +194,12 @@ class ChainFollower:
             self._counts["stale_views"] += 1
             # A node that lags is not waited for while there may be another.
             self._source.disconnect()
+
+
+def longest_age_s(config: BittensorChain) -> float:
+    """How old a view may become while all is well: between two reads of it, and as long as one takes."""
+    interval_s = config.resync_interval_s or config.resync_interval_blocks * BLOCK_S
+    return interval_s + config.longest_read_s
 
 
 def build_schedule(config: ChainConfig) -> FollowSchedule:

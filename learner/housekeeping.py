@@ -104,6 +104,21 @@ class Housekeeper(threading.Thread):
         if self._learner.version != self._saved_version:
             self._try(self.save)
 
+    @property
+    def saves(self) -> bool:
+        """Whether there is a place for checkpoints."""
+        return self._store is not None
+
+    @property
+    def unsaved_for_s(self) -> float:
+        """Seconds since the last checkpoint, or since the start without one."""
+        return time.monotonic() - self._saved_at_s
+
+    @property
+    def unsaved_events(self) -> int:
+        """How many events were learned since the last checkpoint."""
+        return self._learner.version - self._saved_version
+
     def describe(self) -> dict[str, Any]:
         """The newest checkpoint of this learner, and what went wrong since, for `/v1/state`."""
         last = self._last

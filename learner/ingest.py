@@ -249,6 +249,7 @@ class Ingest:
                 )
                 self._network = self._network.after(view, plan, seq)
             draft.counters["resyncs"] += 1
+            draft.counters["rows_reset"] += len(plan.reset)
             logger.info("resync block=%d n=%d reset=%d", view.block, view.n, len(plan.reset))
             return ResyncSummary(view.block, view.n, plan.reset, plan.added, plan.removed, draft.last_seq)
 
@@ -272,6 +273,7 @@ class Ingest:
 
         def stage(draft: Draft) -> int:
             draft.events.append(OperatorEvent(action, author, arguments or {}))
+            logger.info("operator_action action=%s author=%s seq=%d", action.value, author, draft.last_seq)
             return draft.last_seq
 
         return stage

@@ -6,12 +6,16 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 
 from .core import Learner
+from .report_traces import ReportTraces
 from .state import HeadSnapshot
 
 logger = logging.getLogger(__name__)
+
+_UNREPORTED = 4096
 
 
 class _Thread(threading.Thread, ABC):
@@ -64,15 +68,26 @@ class LearningLoop(_Thread):
         learner: what to run.
         on_learned: called from this thread after each batch.
         on_crash: called from this thread, as the last thing that it does, if anything goes wrong.
+        traces: the reports that are followed.
     """
 
-    def __init__(self, learner: Learner, *, on_learned: Callable[[], None], on_crash: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        on_learned: Callable[[], None],
+        on_crash: Callable[[], None],
+        traces: ReportTraces | None = None,
+    ) -> None:
         super().__init__("learning", learner, on_crash)
         self._on_learned = on_learned
+        self._traces = traces or ReportTraces()
 
     def _work_until_stopped(self) -> None:
         while True:
+            started_ns = time.time_ns()
             if self._learner.learn():
+                self._traces.learned(self._learner.version, started_ns)
                 self._on_learned()
             elif self._stopping and not self._learner.has_work:
                 return
@@ -90,6 +105,7 @@ class Publisher(_Thread):
         publish: takes each new version; called from this thread.
         interval_s: least time between two publishes, asked anew each time.
         on_crash: called from this thread, as the last thing that it does, if anything goes wrong.
+        traces: the reports that are followed.
     """
 
     def __init__(
@@ -99,10 +115,17 @@ class Publisher(_Thread):
         publish: Callable[[HeadSnapshot], None],
         interval_s: Callable[[], float],
         on_crash: Callable[[], None],
+        traces: ReportTraces | None = None,
     ) -> None:
         super().__init__("publishing", learner, on_crash)
         self._publish = publish
         self._interval_s = interval_s
+        self._traces = traces or ReportTraces()
+        self._durations_s: deque[float] = deque(maxlen=_UNREPORTED)
+
+    def take_durations_s(self) -> list[float]:
+        """How long it took to publish each time since the last call, of the last 4,096 times at most."""
+        return [self._durations_s.popleft() for _ in range(len(self._durations_s))]
 
     def _work_until_stopped(self) -> None:
         published = self._publish_newest()
@@ -123,6 +146,9 @@ class Publisher(_Thread):
             published_at = time.monotonic()
 
     def _publish_newest(self) -> int:
+        started_s, started_ns = time.monotonic(), time.time_ns()
         snapshot = self._learner.snapshot()
         self._publish(snapshot)
+        self._durations_s.append(time.monotonic() - started_s)
+        self._traces.published(snapshot.version, started_ns)
         return snapshot.version

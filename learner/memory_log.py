@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .event_log import Chosen, Commit, Genesis, Observed
+from .event_log import Chosen, Commit, Genesis, LogSize, Observed
 from .events import Decision, Event, Reported, RewardEvent
 
 
@@ -174,6 +174,10 @@ class MemoryEventLog:
     def first_seq(self) -> int:
         """See `EventLog`."""
         return self._events[0].seq if self._events else self.last_seq + 1
+
+    def size(self) -> LogSize:
+        """See `EventLog`."""
+        return LogSize({"events": len(self._events), "decisions": len(self._decisions)}, None)
 
     def close(self) -> None:
         """See `EventLog`."""

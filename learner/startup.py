@@ -16,7 +16,7 @@ from gating.policies import Policy, TailExploration
 
 from .chain import build_source
 from .checkpoint import Expected
-from .config import ChainConfig, LearnerConfig, settings_of
+from .config import ChainConfig, LearnerConfig, LoggingConfig, settings_of
 from .core import Learner
 from .errors import ChainError, ConfigMismatchError, EncoderMismatchError, RosterError, StaleViewError
 from .event_log import Genesis
@@ -24,6 +24,7 @@ from .follower import ChainFollower, build_schedule
 from .restore import Restorer
 from .rules import build_rule
 from .storage import Storage, log_url
+from .tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,10 @@ class LearnerArgs:
     fingerprint: str
     policy: Policy = field(default_factory=TailExploration)
     """How replicas choose by the scores. The learner only compares rules by it, so it may differ."""
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    """What it writes to its log. Whoever creates the learner decides; it may differ."""
+    tracing: Callable[[str], Tracer] | None = None
+    """Makes the tracer of an application's learner; None: it is not traced. As with `logging`."""
 
     @property
     def terms(self) -> Terms:

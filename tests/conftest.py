@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import pytest
 import ray
 
 from .keyring import Keyring
+
+with warnings.catch_warnings():
+    # Ray Serve warns of its own use of pydantic when it is first imported.
+    warnings.simplefilter("ignore")
+    import ray.serve.schema
 
 pytest_plugins = ["tests.chain_node.fixtures", "tests.postgres"]
 

@@ -21,8 +21,10 @@ RAY_SHELL = {
     "deployments/runner.py",
     "deployments/serve_client.py",
     "deployments/serve_config.py",
+    "deployments/serve_tracing.py",
     "deployments/shared_serve.py",
 }
+OPENTELEMETRY_SHELL = {"deployments/otel.py", "deployments/trace_export.py"}
 BITTENSOR_SHELL = {"learner/chain.py", "deployments/hotkey_auth.py", "deployments/client/auth.py"}
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -90,6 +92,12 @@ def test_ray_is_imported_by_its_shell_alone(module: str) -> None:
 def test_bittensor_is_imported_by_its_shell_alone(module: str) -> None:
     if module not in BITTENSOR_SHELL:
         assert not roots(module) & {"bittensor", "bittensor_wallet", "async_substrate_interface"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_opentelemetry_is_imported_by_its_shell_alone(module: str) -> None:
+    if module not in OPENTELEMETRY_SHELL:
+        assert "opentelemetry" not in roots(module)
 
 
 @pytest.mark.parametrize(

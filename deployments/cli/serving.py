@@ -36,7 +36,7 @@ def serve(
     from learner.errors import LearnerError
 
     from ..errors import AuthSetupError
-    from ..runner import running_service
+    from ..runner import metrics_url, running_service
     from ..serve_config import ServeConfigError
 
     # What is for people leaves standard output to the document.
@@ -47,6 +47,7 @@ def serve(
         ) as served:
             if json_output:
                 emit({"applications": to_plain(served)})
+            out.print(f"\nMetrics for Prometheus: {metrics_url()}", highlight=False, soft_wrap=True)
             _greet(served, out)
             threading.Event().wait()
     except KeyboardInterrupt:

@@ -68,7 +68,7 @@ def watch_status(
             return
 
 
-@command("demo --limit 64", "demo --limit 64 --k 2 --json")
+@command("demo --limit 32", "demo --limit 32 --k 2 --json")
 def demo(
     url: Url = DEFAULT_URL,
     data: Annotated[

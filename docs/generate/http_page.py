@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
-from deployments.api import Gate, build_api
+from deployments.api import build_api
+from learner.config import LoggingConfig
+from learner.tracing import NO_TRACER
 
 INTRODUCTION = """# HTTP
 
@@ -20,7 +23,8 @@ FRAMEWORKS_OWN = "HTTPValidationError"
 def http_page() -> str:
     """Markdown: each call with its body, its answers and its errors."""
     # The document is about routes and their models; nothing is called.
-    document = build_api(cast(Gate, None)).openapi()
+    gate: Any = SimpleNamespace(logging=LoggingConfig(), tracer=NO_TRACER)
+    document = build_api(gate).openapi()
     schemas = document.get("components", {}).get("schemas", {})
     lines = [INTRODUCTION]
     for path, calls in document["paths"].items():

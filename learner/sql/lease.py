@@ -134,5 +134,5 @@ def _take(database: Database, seen: _Seen, holder: str, lease_s: float) -> bool:
             return taken.rowcount == 1
     except LogUnavailableError as error:
         # The other is in a transaction, perhaps for good: that is for the patience to decide.
-        logger.info("lease_locked: %s", error)
+        logger.info("lease_locked error=%s", error)
         return False

@@ -136,7 +136,7 @@ class SqlEventLog(SqlLogReader):
                 with self._database.write() as connection:
                     lease.hand_over(connection)
         except LogError as error:
-            logger.warning("log_not_handed_over: %s", error)
+            logger.warning("log_not_handed_over error=%s", error)
         finally:
             self._database.dispose()
 

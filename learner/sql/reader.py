@@ -8,15 +8,28 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sqlalchemy import ARRAY, BigInteger, Column, ColumnElement, Connection, Text, any_, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Executable,
+    Text,
+    any_,
+    func,
+    literal,
+    select,
+    text,
+)
 
-from ..event_log import Chosen, Observed
+from ..event_log import Chosen, LogSize, Observed
 from ..events import Decision, Event, Outcome, Reported, RewardEvent
 from . import codec
 from .batches import PAGE, read_batches, read_events, read_reported
 from .codec import from_text, to_text
 from .database import Database
-from .schema import decisions, events, log, rewards
+from .schema import decisions, events, log, metadata, rewards
 
 _LEARNED = [outcome.value for outcome in Outcome if outcome.is_learned]
 
@@ -160,6 +173,24 @@ class SqlLogReader:
         with self._database.read() as connection:
             first, last = connection.execute(query).one()
         return int(last) + 1 if first is None else int(first)
+
+    def size(self) -> LogSize:
+        """See `EventLog`. Counting rows one by one would take long; the bytes are without what a commit has in work."""
+        with self._database.read() as connection:
+            rows = {"events": _span(connection, events.c.seq), "decisions": _span(connection, decisions.c.row)}
+            return LogSize(rows, int(connection.execute(self._taken()).scalar_one()))
+
+    def _taken(self) -> Executable:
+        """Asks for the bytes that are taken."""
+        if self._database.is_sqlite:
+            return text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
+        return select(sum((func.pg_total_relation_size(name) for name in metadata.tables), start=literal(0)))
+
+
+def _span(connection: Connection, column: Column[int]) -> int:
+    """How many rows there are from the first to the last."""
+    first, last = (connection.execute(select(end(column))).scalar_one() for end in (func.min, func.max))
+    return 0 if first is None else int(last - first) + 1
 
 
 def _learned(connection: Connection, after: int, upto: int) -> dict[str, dict[int, float]]:

@@ -48,7 +48,8 @@ class Caller:
     def stop(self) -> None:
         """Returns when the last call is answered."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def turn(self, *, durable: bool, wait: Literal["logged", "published"] = "logged") -> RewardReport:
         """One selection and its rewards, noted in the books."""

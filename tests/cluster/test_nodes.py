@@ -100,7 +100,9 @@ def books() -> Books:
 def reporter(service: ClusterService, books: Books) -> Iterator[Caller]:
     """Reports until it is acknowledged, from the first failure to the last."""
     with GateClient(service.url, retries=200, timeout_s=PATIENCE_S) as client:
-        yield Caller(client, books, name="reporter", reports=True)
+        caller = Caller(client, books, name="reporter", reports=True)
+        yield caller
+        caller.stop()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from jsonschema import Draft201909Validator
 
+from tests.alerts import RULES
 from tests.deploy.manifests import DEPLOY, ROOT, SCHEMAS, named, read_documents, render
 from tests.deploy.test_kuberay import names_set_for_ray
 
@@ -99,18 +100,8 @@ def test_the_gate_ends_later_than_it_drains() -> None:
     assert yaml.safe_load(SERVICES["gate"]["stop_grace_period"].removesuffix("s")) > 35
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
-    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "tidegate.json").read_text("utf-8"))
-    asked = {
-        name
-        for panel in dashboard["panels"]
-        for target in panel["targets"]
-        for name in re.findall(r"ray_(tidegate_\w+)", target["expr"])
-    }
-    code = "".join((ROOT / name).read_text("utf-8") for name in ("deployments/metrics.py", "learner/actor.py"))
-    there = set()
-    for kind, name in re.findall(r'\b(Gauge|Counter|Histogram)\(\s*"(tidegate_\w+)"', code):
-        there.add(name + {"Gauge": "", "Counter": "_total", "Histogram": "_bucket"}[kind])
-    assert asked == there - {"tidegate_embedding_cache_bytes"}
-    [sources] = read_documents(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yaml")
-    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {sources["datasources"][0]["uid"]}
+def test_prometheus_loads_the_alert_rules_that_are_mounted() -> None:
+    [config] = read_documents(DEPLOY / "prometheus.yml")
+    mounted = {volume.split(":")[1]: volume.split(":")[0] for volume in SERVICES["prometheus"]["volumes"]}
+    [rules] = config["rule_files"]
+    assert (DEPLOY / mounted[rules]).resolve() == RULES

@@ -1,18 +1,12 @@
 from __future__ import annotations
 
 import signal
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from .local_service import LocalService
-
-with warnings.catch_warnings():
-    # Ray Serve warns of its own use of pydantic when it is first imported.
-    warnings.simplefilter("ignore")
-    import ray.serve.schema  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

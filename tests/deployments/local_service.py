@@ -28,8 +28,9 @@ from deployments.scorer import Scorer
 from deployments.state_view import StateView
 from deployments.weights import Subscriber
 from gating.metagraph import MetagraphView
-from learner.config import AdagradConfig, SoftmaxMseConfig
+from learner.config import AdagradConfig, LoggingConfig, SoftmaxMseConfig
 from learner.events import Node, ReplicaStatus
+from learner.tracing import NO_TRACER, Tracer
 
 from .local_learner import LocalLearner
 
@@ -144,13 +145,15 @@ class LocalService:
         learner: LocalLearner | None = None,
         durable_log: bool = False,
         name: str = "replica-a",
+        logging: LoggingConfig | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         serving = serving or ServingArgs()
         self.name = name
         self.now_s = 1000.0
         self.engine = Engine()
         self.learner = learner or LocalLearner(view, dim=DIM, fingerprint=FINGERPRINT, rule=rule or SoftmaxMseConfig())
-        self.batcher = build_batcher(self.engine, serving, batch_tokens=batch_tokens, threads=1)
+        self.batcher = build_batcher(self.engine, serving, batch_tokens=batch_tokens, threads=1, tracer=tracer)
         self.embeddings = EmbeddingCache(self.batcher, max_bytes=int(serving.embedding_cache_mb * 2**20))
         self.decisions = DecisionBuffer(self.learner, fingerprint=FINGERPRINT, capacity=serving.max_buffered_decisions)
         self.subscriber = Subscriber(
@@ -171,6 +174,7 @@ class LocalService:
             durable_log=durable_log,
             generator=np.random.default_rng(0),
             now_s=lambda: 1_700_000_000.0,
+            tracer=tracer,
         )
         reporter = Reporter(
             client=self.learner,
@@ -178,6 +182,7 @@ class LocalService:
             decisions=self.decisions,
             subscriber=self.subscriber,
             wait_timeout_s=serving.wait_timeout_s,
+            tracer=tracer,
         )
         self.doorkeeper = Doorkeeper(
             build_authenticator(auth or NoAuthArgs(), learner=self.learner, current_view=self.current_view)
@@ -185,7 +190,16 @@ class LocalService:
         state = StateView(
             self.learner, self.subscriber, self.status, self.doorkeeper.failures, ClusterNodes(lambda: NODES)
         )
-        self.gate = Gate(scorer, reporter, self.learner, state, self.doorkeeper, serving.max_body_bytes)
+        self.gate = Gate(
+            scorer,
+            reporter,
+            self.learner,
+            state,
+            self.doorkeeper,
+            serving.max_body_bytes,
+            logging or LoggingConfig(),
+            tracer,
+        )
         self.api = build_api(self.gate)
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.api, raise_app_exceptions=False), base_url="http://gate"

@@ -557,10 +557,16 @@ async def test_waiting_and_total_time_are_told_by_length() -> None:
     await embed(batcher, [text_of(100, "medium")])
     await embed(batcher, [text_of(300, "long")])
     assert batcher.latencies.take_unreported() == [
-        ("short", pytest.approx(0.01)),
-        ("medium", pytest.approx(0.1)),
-        ("long", pytest.approx(0.3)),
+        ("short", pytest.approx(0.0), pytest.approx(0.01)),
+        ("medium", pytest.approx(0.0), pytest.approx(0.1)),
+        ("long", pytest.approx(0.0), pytest.approx(0.3)),
     ]
+    assert batcher.batches.take_unreported() == [
+        (10, pytest.approx(0.01)),
+        (100, pytest.approx(0.1)),
+        (300, pytest.approx(0.3)),
+    ]
+    assert batcher.batches.take_unreported() == []
     first = await held(batcher, engine)
     [task] = await queued(batcher, [text_of(10, "waits")])
     engine.now_s += 2.0

@@ -40,8 +40,8 @@ def test_what_was_reported_is_not_reported_again_and_does_not_pile_up() -> None:
     latencies = Latencies()
     latencies.note(10, 0.1, 0.2)
     latencies.note(100, 0.3, 0.4)
-    assert latencies.take_unreported() == [("short", 0.2), ("medium", 0.4)]
+    assert latencies.take_unreported() == [("short", 0.1, 0.2), ("medium", 0.3, 0.4)]
     assert latencies.take_unreported() == []
     for number in range(5000):
         latencies.note(10, 0.0, number)
-    assert latencies.take_unreported() == [("short", number) for number in range(5000 - 4096, 5000)]
+    assert latencies.take_unreported() == [("short", 0.0, number) for number in range(5000 - 4096, 5000)]

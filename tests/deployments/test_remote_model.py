@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.client import GateClient, GateUnavailableError, ProblemError
@@ -139,6 +139,7 @@ def test_those_who_are_away_may_be_written_out_of_the_scores(gate: Gate, model: 
     assert gate.bodies("/v1/rewards")[0]["rewards"][0]["uids"] == [5]
 
 
+@settings(deadline=None)
 @given(uids=st.lists(st.integers(0, N - 1), min_size=1, max_size=N, unique=True), data=st.data())
 def test_every_pick_in_every_order_is_found(uids: list[int], data: st.DataObject) -> None:
     gate = Gate()

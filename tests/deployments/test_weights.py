@@ -133,7 +133,7 @@ async def test_an_unknown_format_is_refused_without_dying(replica: Replica, capl
     assert replica.order == (1, 0)
     # What is not taken in is no confirmation either.
     assert replica.subscriber.age_s == 5.0
-    assert "refused snapshot format=2" in caplog.text
+    assert "refused_snapshot format=2" in caplog.text
     replica.learner.publish(replica.snapshot(3, 18))
     assert await replica.subscriber.poll_once()
     assert (replica.order, replica.subscriber.age_s) == ((3, 18), 0.0)
@@ -202,13 +202,13 @@ async def test_following_goes_on_when_the_learner_is_back_and_says_once_that_it_
     await until(lambda: replica.order == (1, 0))
     replica.learner.away = True
     with caplog.at_level(logging.WARNING):
-        await until(lambda: "learner away" in caplog.text)
+        await until(lambda: "learner_away" in caplog.text)
         for _ in range(50):
             await asyncio.sleep(0)
     replica.learner.publish(replica.snapshot(2, 0))
     replica.learner.away = False
     await until(lambda: replica.order == (2, 0))
-    assert caplog.text.count("learner away") == 1
+    assert caplog.text.count("learner_away") == 1
     following.cancel()
 
 

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from deployments.cli import app
 from deployments.config import ServeArgs
 from deployments.schemas import RewardsRequest, ScoreRequest, SelectRequest
+from deployments.serve_config import check_serve_config
 from learner.roster import RosterSource
 
 from .blocks import ROOT, Block, blocks, command_lines
@@ -46,8 +48,15 @@ def test_settings_are_taken(block: Block, tmp_path: Path) -> None:
         roster = tmp_path / "roster.yaml"
         roster.write_text(block.text, encoding="utf-8")
         assert RosterSource(roster).fetch_view().n == len(settings["experts"])
+    elif "applications" in settings:
+        for application in settings["applications"]:
+            ServeArgs.model_validate(application["args"])
+    elif settings.keys() & ServeDeploySchema.model_fields.keys():
+        config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+        check_serve_config(config | settings)
     else:
-        ServeArgs.model_validate(settings)
+        # As in a Serve config, where a list is a list.
+        ServeArgs.model_validate_json(json.dumps(settings.get("args", settings)))
 
 
 @pytest.mark.parametrize("line", those_that_begin_with("tidegate"))

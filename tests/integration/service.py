@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,20 +151,22 @@ class Service:
                     ports.append(connection.laddr.port)
         return [f"http://127.0.0.1:{port}" for port in sorted(ports)]
 
+    def metrics_url(self) -> str:
+        """Where Prometheus finds Ray's metrics, as `tidegate serve` says."""
+        found = re.search(r"Metrics for Prometheus: (\S+)", self.log)
+        assert found is not None, self.log
+        return found[1]
+
     def metrics(self) -> dict[str, float]:
         """Ray's metrics as Prometheus would scrape them: the series as it is written -> its value."""
-        agents = [pid for pid, name in self.command_lines() if "DashboardAgent" in name]
-        for connection in psutil.Process(agents[0]).net_connections("tcp"):
-            if connection.status != psutil.CONN_LISTEN:
-                continue
-            try:
-                text = httpx.get(f"http://127.0.0.1:{connection.laddr.port}/metrics", timeout=5).text
-            except httpx.TransportError:
-                continue
-            lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("ray_")]
-            if lines:
-                return {series: float(value) for series, _, value in lines}
-        return {}
+        text = httpx.get(self.metrics_url(), timeout=5).text
+        lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("ray_")]
+        return {series: float(value) for series, _, value in lines}
+
+    def ray_logs(self) -> Path:
+        """The folder in which the processes of this service's Ray write their logs."""
+        parts = [part for _, line in self.command_lines() for part in re.split(r"[ =]", line)]
+        return Path(next(part for part in parts if part.endswith("/logs")))
 
     def post(self, path: str, body: Any, **options: Any) -> dict[str, Any]:
         """The answer to a request that must succeed."""

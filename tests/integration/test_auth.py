@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -145,9 +143,8 @@ def test_the_client_signs_through_the_proxy_and_its_hotkey_is_the_author(service
 
 
 def test_the_logs_of_ray_say_why_calls_were_refused_and_hold_no_key(service: Service) -> None:
-    lines = [line for _, line in service.command_lines()]
-    folder = Path(next(part for line in lines for part in re.split(r"[ =]", line) if part.endswith("/logs")))
-    logs = "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file()) + service.log
+    files = [path for path in service.ray_logs().rglob("*") if path.is_file()]
+    logs = "".join(path.read_text(errors="replace") for path in files) + service.log
     assert "refused code=unauthorized reason=unknown_key scope=reward caller=-" in logs
     assert "refused code=forbidden reason=scope_missing scope=admin caller=judge" in logs
     assert not [key for key, _ in KEYS.values() if key in logs]

@@ -77,12 +77,12 @@ def test_speed_and_latencies_are_told(service: Service) -> None:
         names = {series.partition("{")[0] for series in service.metrics()}
         return {
             "ray_tidegate_queue_tokens",
-            "ray_tidegate_engine_tokens_per_s",
+            "ray_tidegate_engine_tokens_per_second",
             "ray_tidegate_embedding_cache_hits_total",
             "ray_tidegate_embedding_cache_misses_total",
             "ray_tidegate_embedding_cache_bytes",
-            "ray_tidegate_text_latency_ms_bucket",
-            "ray_tidegate_text_latency_ms_count",
+            "ray_tidegate_text_latency_seconds_bucket",
+            "ray_tidegate_text_latency_seconds_count",
         } <= names
 
     wait_for(exported)

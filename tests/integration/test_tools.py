@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,11 @@ from tests.ports import free_port
 from .openai_server import QUESTIONS, SUBJECTS, OpenAIServer, openai_server
 from .service import ROOT, TIDEGATE, Service, wait_for
 
-with warnings.catch_warnings():
-    # Ray Serve warns of its own use of pydantic when it is first imported, as replay and evaluate do.
-    warnings.simplefilter("ignore")
-    import ray.serve.schema  # noqa: F401
-
 # The models of the OpenAI server; `broken` comes first, and so is the first to be tried.
 NAMES = ["broken", *SUBJECTS]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-# They would stop or start something; what they do is tested in test_command_line and below.
-ONLY_PARSED = {"serve", "down"}
+# They would stop or start something; what they do is tested in test_command_line, test_upgrades and below.
+ONLY_PARSED = {"serve", "down", "handover"}
 
 
 @pytest.fixture(scope="module")

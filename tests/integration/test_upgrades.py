@@ -42,8 +42,8 @@ NEXT_VERSION = {
         ("    candidates_digest: tuple[str, ...]\n", "    candidates_digest: tuple[str, ...]\n    colour: int = 7\n"),
         ("    refs: list[Any]\n", "    refs: list[Any]\n    colour: int = 7\n"),
         (
-            "    seq: int = 0\n\n\n@message\nclass ReplicaStatus",
-            "    seq: int = 0\n    colour: int = 7\n\n\n@message\nclass ReplicaStatus",
+            "    seq: int = 0\n\n\n@message\nclass Node",
+            "    seq: int = 0\n    colour: int = 7\n\n\n@message\nclass Node",
         ),
     ],
 }

@@ -185,6 +185,7 @@ def test_every_outcome_is_counted_by_single_rewards():
         "decisions": 3,
         "decisions_joined": 1,
         "resyncs": 1,
+        "rows_reset": 1,
         "rewards_accepted": 1,
         "rewards_duplicate": 1,
         "rewards_stale_hotkey": 1,

@@ -45,6 +45,19 @@ def test_a_new_log_is_empty(log):
     assert log.prune(upto=100, before_s=1e9, keep=[]) == 0
 
 
+def test_its_size_is_told(log):
+    empty = log.size()
+    assert empty.rows == {"events": 0, "decisions": 0}
+    commit(log, decision("d", (0,)), decision("e", (0,)), reward(1, decision_id="d"))
+    commit(log, *(decision(f"f{number}", (0,)) for number in range(1000)))
+    size = log.size()
+    assert size.rows == {"events": 1, "decisions": 1002}
+    if log.durable:
+        assert size.bytes > empty.bytes > 0
+    else:
+        assert size.bytes is None
+
+
 def test_what_learning_starts_from_is_kept(log):
     genesis = Genesis(VIEW, seed=2**40)
     log.begin(genesis)

@@ -168,6 +168,7 @@ def test_serve_prints_where_it_serves_as_json_and_the_rest_for_people(monkeypatc
             raise KeyboardInterrupt
 
     monkeypatch.setattr("deployments.runner.running_service", serve)
+    monkeypatch.setattr("deployments.runner.metrics_url", lambda: "http://127.0.0.1:8080")
     monkeypatch.setattr("deployments.cli.serving.threading.Event", CtrlC)
     result = run("serve", "--json")
     assert result.exit_code == 0

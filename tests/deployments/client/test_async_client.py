@@ -54,7 +54,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
         }
 
     assert methods(GateClient) == methods(AsyncGateClient)
-    assert len(methods(GateClient)) == 19
+    assert methods(GateClient).keys() >= {"select", "report", "rollback"}
     assert "messages" in methods(GateClient)["select"]
     assert "SelectResult" in methods(GateClient)["select"]
 
