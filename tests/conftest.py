@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
+import hypothesis
 import pytest
 import ray
 
@@ -14,6 +15,12 @@ with warnings.catch_warnings():
     # Ray Serve warns of its own use of pydantic when it is first imported.
     warnings.simplefilter("ignore")
     import ray.serve.schema
+
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("untimed")
 
 pytest_plugins = ["tests.chain_node.fixtures", "tests.postgres"]
 
