@@ -13,8 +13,14 @@ run: $(READY)
 demo: $(READY)
 	@exec $(BIN)/tidegate demo
 
+# Tests that start no Ray run on all cores; the others, each of which wants them for itself, one after the other.
 test: $(READY)
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not integration and not long' --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m 'integration and not long' --durations 10
+endif
 
 # The long tests: whole services that share a log or prune it, and chaos with every fault ten times (or ROUNDS=...). What
 # was held and what was lost is printed.
@@ -58,6 +64,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.footprint
 	$(BIN)/python -m benchmarks.broadcast
 	$(BIN)/python -m benchmarks.head
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.serving_report
 
 # Hours: LLMROUTER is the path of llmrouter_train.json (without it, what can be had anywhere), JOBS the processes, ARGS
