@@ -54,6 +54,17 @@ class Traced:
         wait_for(lambda: name in [span["name"] for span in self.spans(trace_id)], 20)
         return self.spans(trace_id)
 
+    def is_behind_haproxy_alone(self) -> bool:
+        """Whether requests reach the replica directly: then they are within Serve's span, else right below the caller.
+
+        Until HAProxy has found the replica healthy it sends to Serve's Python proxy, which keeps `traceparent` to
+        itself: for some tenths of a second after the service has said that it is ready.
+        """
+        caller = new_caller()
+        self.service.http.get("/healthz", headers=caller.headers())
+        span = only(self.wait_for_span(caller.trace_id, "GET /healthz"), "GET /healthz")
+        return bool(span["parent_id"] != f"0x{caller.span_id}")
+
     def lines(self, component: str) -> list[dict[str, Any]]:
         files = self.log_folder.glob(f"{component}-*.log")
         return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
@@ -89,7 +100,9 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER_VARIABLE, str(folder / "spans"))
         service.start()
-    yield Traced(service, folder / "spans", logs)
+    running = Traced(service, folder / "spans", logs)
+    wait_for(running.is_behind_haproxy_alone)
+    yield running
     service.stop()
 
 
