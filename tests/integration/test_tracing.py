@@ -101,9 +101,11 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
         patch.setenv(FOLDER_VARIABLE, str(folder / "spans"))
         service.start()
     running = Traced(service, folder / "spans", logs)
-    wait_for(running.is_behind_haproxy_alone)
-    yield running
-    service.stop()
+    try:
+        wait_for(running.is_behind_haproxy_alone)
+        yield running
+    finally:
+        service.end()
 
 
 def select(traced: Traced, headers: dict[str, str]) -> tuple[httpx.Response, list[str]]:
