@@ -40,7 +40,7 @@ class Caller:
         self._reports = reports
         self._chance = random.Random(name)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -28,7 +28,7 @@ class LocalServer:
         self.url = f"http://127.0.0.1:{self._port}/"
         self.service: LocalService
         self._up = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="local-server")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="local-server", daemon=True)
 
     def start(self) -> None:
         """Start; returns when it listens."""
@@ -58,5 +58,7 @@ def local_server(**settings: Any) -> Iterator[LocalServer]:
     """A service that runs until it is stopped, at the latest at the end."""
     server = LocalServer(**settings)
     server.start()
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()

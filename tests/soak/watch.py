@@ -57,10 +57,10 @@ class Watch(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self.lives: dict[int, Life] = {}
         self._find = find
-        self._stop = threading.Event()
+        self._stopping = threading.Event()
 
     def run(self) -> None:
-        while not self._stop.wait(_EVERY_S):
+        while not self._stopping.wait(_EVERY_S):
             for pid, name in self._find().items():
                 with contextlib.suppress(psutil.Error):
                     process = psutil.Process(pid)
@@ -69,6 +69,6 @@ class Watch(threading.Thread):
 
     def stop(self) -> list[Life]:
         """The lives that were followed, longest first."""
-        self._stop.set()
+        self._stopping.set()
         self.join()
         return sorted(self.lives.values(), key=lambda life: -life.lasted_s)
