@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run demo test chaos soak screenshots lint format docs bench bench-learning setup lock clean
+.PHONY: run demo test long chaos soak screenshots lint format docs bench bench-learning setup lock clean
 
 run: $(READY)
 	@exec $(BIN)/tidegate serve
@@ -22,11 +22,14 @@ else
 	$(BIN)/python -m pytest -m 'integration and not long' --durations 10
 endif
 
-# The long tests: whole services that share a log or prune it, and chaos with every fault ten times (or ROUNDS=...). What
-# was held and what was lost is printed.
+# The long tests, some ten minutes: clusters of several nodes, upgrades, autoscaling, the head's failure, every alert,
+# services that share a log or prune it.
+long: $(READY)
+	$(BIN)/python -m pytest -m long --ignore tests/soak --ignore tests/chaos $(ARGS)
+
+# Chaos with every fault ten times (or ROUNDS=...). What was held and what was lost is printed.
 chaos: $(READY)
 	TIDEGATE_CHAOS_ROUNDS=$(or $(ROUNDS),10) $(BIN)/python -m pytest tests/chaos -m integration -s $(ARGS)
-	$(BIN)/python -m pytest -m long tests/integration $(ARGS)
 
 # The console's pictures in docs/images, of a real service; chromium has to be installed.
 screenshots: $(READY)

@@ -113,7 +113,6 @@ class LearnerActor:
         )
         self._traces = ReportTraces(args.tracing(args.app) if args.tracing is not None else NO_TRACER)
         self._node = this_node()
-        threading.Thread(target=load_river, name="load-river", daemon=True).start()
         self._storage = open_storage(
             args.config,
             application=args.app,
@@ -142,6 +141,8 @@ class LearnerActor:
         for thread in threads:
             thread.start()
         self._follower.start(self._resync)
+        # Once everything runs, so that this does not put the start off.
+        threading.Thread(target=load_river, name="load-river", daemon=True).start()
         threading.Thread(target=self._exit_when_idle, name="idle-exit", daemon=True).start()
 
     def _build_threads(self, args: LearnerArgs) -> None:

@@ -116,9 +116,11 @@ def test_an_overloaded_service_is_named_in_the_playground(browser: Browser) -> N
         server.service.engine.hold()
         page = open_page(browser, server.url, [])
         page.get_by_label("Prompt").fill("a prompt that waits in the engine")
+        # One is in the engine, one waits; the first that is refused tells that there is no room any more.
         page.evaluate(
-            """() => { for (const text of ["one", "two", "three"]) fetch("v1/score", {method: "POST",
-            headers: {"Content-Type": "application/json"}, body: JSON.stringify({messages: [text]})}) }"""
+            """() => new Promise((full) => { for (const text of ["one", "two", "three"]) fetch("v1/score", {method:
+            "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({messages: [text]})}).then(
+            (answer) => { if (answer.status === 429) full() }) })"""
         )
         page.get_by_role("button", name="Whom to ask?").click()
         expect(page.locator("#play-status")).to_contain_text("overloaded (429)")

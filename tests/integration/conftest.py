@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
-    """Starts services, and stops those that still run when the module is done."""
+    """Starts services, and ends those that still run when the module is done."""
     started: list[Service] = []
 
     def start(names: list[str], **args: dict[str, Any]) -> Service:
@@ -33,5 +33,4 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
     yield start
     for service in started:
-        if service.process.poll() is None:
-            service.stop()
+        service.end()

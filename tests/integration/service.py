@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
@@ -119,6 +120,17 @@ class Service:
         """Send a signal to `tidegate serve` and wait until it has ended; its exit code."""
         self.process.send_signal(number)
         return self.wait()
+
+    def end(self) -> None:
+        """End every process at once, if it has not been stopped: nothing of the service is looked at any more."""
+        if self.process.poll() is not None:
+            return
+        processes = [psutil.Process(self.process.pid), *self.processes()]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.wait()
+        psutil.wait_procs(processes, timeout=30)
 
     def start_again(self, *options: str) -> None:
         """Start what was stopped, with the same config and further options of `tidegate serve`."""

@@ -27,6 +27,8 @@ from tests.prometheus import PACKAGE, Prometheus, find_prometheus
 
 from .service import ROOT, Service, wait_for
 
+pytestmark = pytest.mark.long
+
 N, NETUID, K = 12, 23, 4
 TIMES = 100
 KEY = "tg_everything"

@@ -56,7 +56,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, keyring: Keyring) -> Itera
         patch.setenv("TEST_TIDEGATE_API_KEYS", yaml.safe_dump([json.loads(entry("boss"))]))
         service.start()
     yield service
-    service.stop()
+    service.end()
 
 
 def replicas(service: Service, prefix: str, count: int = 2) -> list[str]:

@@ -14,6 +14,8 @@ import pytest
 
 from .service import Service, wait_for
 
+pytestmark = pytest.mark.long
+
 TARGET_MS = 250.0
 _NUMBERS = itertools.count()
 

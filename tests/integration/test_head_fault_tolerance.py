@@ -29,6 +29,8 @@ from .books import database, tidegate
 from .ray_head import RayHead
 from .service import ROOT, Service, kill, serve_config, wait_for, write_roster
 
+pytestmark = pytest.mark.long
+
 N = 16
 THEIRS = {"name": "tides", "route_prefix": "/tides", "import_path": "tests.integration.foreign_app:app"}
 MEANWHILE = 100

@@ -31,7 +31,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(config, tmp_path_factory.mktemp("readme"))
     service.start()
     yield service
-    service.stop()
+    service.end()
 
 
 class Transcript:

@@ -318,7 +318,8 @@ def test_a_validator_s_loop_learns_the_same_with_the_remote_model_as_with_the_lo
             model.resync(before, MetagraphView.from_hotkeys(names))
         assert client.uids()[5]["hotkey"] == "another newcomer"
         since = remote("tide").detach()
-        assert [uid for uid in range(N) if since[uid] != trained[uid]] == [5]
+        # Not to the bit: each replica has embedded the text in a batch of its own.
+        assert [uid for uid in range(N) if abs(since[uid] - trained[uid]) > 1e-4] == [5]
         others = [uid for uid in STEADY if uid != 5]
         torch.testing.assert_close(since[others], local("tide").detach()[others], atol=2e-3, rtol=0)
         remote.client.close()

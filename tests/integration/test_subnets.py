@@ -32,7 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, gpt_neo_folder: Path) -> I
     service = Service(config, folder)
     service.start("/sn1", "/sn23")
     yield service
-    service.stop()
+    service.end()
 
 
 def test_each_application_answers_for_its_own_network(service: Service) -> None:

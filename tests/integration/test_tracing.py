@@ -90,7 +90,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
         patch.setenv(FOLDER_VARIABLE, str(folder / "spans"))
         service.start()
     yield Traced(service, folder / "spans", logs)
-    service.stop()
+    service.end()
 
 
 def select(traced: Traced, headers: dict[str, str]) -> tuple[httpx.Response, list[str]]:

@@ -26,6 +26,8 @@ from .books import tidegate
 from .ray_cluster import RayCluster
 from .service import ROOT, serve_config, wait_for, write_roster
 
+pytestmark = pytest.mark.long
+
 logger = logging.getLogger(__name__)
 
 NAMES = [f"expert-{uid}" for uid in range(8)]
