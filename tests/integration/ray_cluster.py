@@ -54,7 +54,9 @@ class RayCluster:
         with Path(self._folder, "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [RAY, "start", "--head", "--block", f"--num-cpus={self._num_cpus}", *options],
-                cwd=ROOT,
+                # Not the checkout: workers import from the folder in which Ray was started first, a runtime_env's
+                # PYTHONPATH comes after it, and so no other version could ever be rolled to.
+                cwd=self._folder,
                 env=self._environment,
                 stdout=log,
                 stderr=log,

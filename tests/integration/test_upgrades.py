@@ -248,6 +248,7 @@ def test_new_code_and_settings_roll_without_a_dropped_request_and_without_a_seco
     assert upgrades.cluster.learner_pid() == learner
     # For a while replicas of both versions followed the one learner.
     assert frozenset({(1,), (1, 2)}) in load.together
+    wait_for(lambda: [replica["reads"] for replica in upgrades.replicas()] == [[1, 2]])
     state = upgrades.learner()
     assert (state["epoch"], state["handover"]) == (1, True)
 
@@ -282,7 +283,7 @@ def test_replicas_of_the_version_before_follow_the_next_version_s_learner(upgrad
     assert load.gaps_s == []
     upgrades.accepted += load.accepted
     assert frozenset({(1,), (1, 2)}) in load.together
-    assert [replica["reads"] for replica in upgrades.replicas()] == [[1]]
+    wait_for(lambda: [replica["reads"] for replica in upgrades.replicas()] == [[1]])
     assert upgrades.cluster.learner_pid() == learner
     assert upgrades.learner()["epoch"] == 2
 
