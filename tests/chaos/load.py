@@ -29,7 +29,9 @@ class Load:
         self._stop = threading.Event()
         self._given_up = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, args=(random.Random(f"{seed}-{number}"),), name=f"client-{number}")
+            threading.Thread(
+                target=self._run, args=(random.Random(f"{seed}-{number}"),), name=f"client-{number}", daemon=True
+            )
             for number in range(clients)
         ]
         self.errors: list[BaseException] = []

@@ -115,7 +115,7 @@ def meanwhile(work: Callable[[], object]) -> Iterator[None]:
         except Exception as error:  # noqa: BLE001 (told below)
             errors.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
         yield

@@ -58,7 +58,7 @@ def test_a_killed_replica_is_replaced_and_its_successor_serves_the_current_versi
                 except Exception as error:  # noqa: BLE001 (any failure at all fails the test)
                     failures.append(error)
 
-    asking = threading.Thread(target=ask)
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     kill(victim)
     wait_for(lambda: victim not in service.replica_pids() and len(service.replica_urls()) == 2)

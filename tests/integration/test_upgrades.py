@@ -82,7 +82,7 @@ class Load:
         self.gaps_s: list[float] = []
         self.together: set[frozenset[tuple[int, ...]]] = set()
         turns = (self._score, self._learn, self._look)
-        self._threads = [threading.Thread(target=self._run, args=(turn,)) for turn in turns]
+        self._threads = [threading.Thread(target=self._run, args=(turn,), daemon=True) for turn in turns]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
