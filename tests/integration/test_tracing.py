@@ -46,7 +46,9 @@ class Traced:
     log_folder: Path
 
     def spans(self, trace_id: str | None = None) -> list[dict[str, Any]]:
-        spans = [json.loads(line) for file in self.trace_folder.iterdir() for line in file.read_text().splitlines()]
+        lines = [line for file in self.trace_folder.iterdir() for line in file.read_text().splitlines(keepends=True)]
+        # Of a line that is just being written a reader may see the first part.
+        spans = [json.loads(line) for line in lines if line.endswith("\n")]
         return [span for span in spans if trace_id is None or span["context"]["trace_id"] == f"0x{trace_id}"]
 
     def wait_for_span(self, trace_id: str, name: str) -> list[dict[str, Any]]:
