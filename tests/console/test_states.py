@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from deployments.config import ApiKeyAuthArgs, HotkeyAuthArgs, ServingArgs
 from gating.metagraph import MetagraphView
+from tests.integration.service import wait_for
 
 from .browser import accessibility_faults, open_page
 from .local_server import LocalServer, local_server
@@ -116,12 +117,13 @@ def test_an_overloaded_service_is_named_in_the_playground(browser: Browser) -> N
         server.service.engine.hold()
         page = open_page(browser, server.url, [])
         page.get_by_label("Prompt").fill("a prompt that waits in the engine")
-        # One is in the engine, one waits; the first that is refused tells that there is no room any more.
-        page.evaluate(
-            """() => new Promise((full) => { for (const text of ["one", "two", "three"]) fetch("v1/score", {method:
-            "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({messages: [text]})}).then(
-            (answer) => { if (answer.status === 429) full() }) })"""
-        )
+        ask = """(text) => { fetch("v1/score", {method: "POST", headers: {"Content-Type": "application/json"},
+            body: JSON.stringify({messages: [text]})}) }"""
+        # One has to be in the engine before the next can wait for it, and that one must wait before there is no room.
+        page.evaluate(ask, "one")
+        wait_for(lambda: len(server.service.engine.batches) == 1)
+        page.evaluate(ask, "two")
+        wait_for(lambda: server.service.batcher.queued_texts == 1)
         page.get_by_role("button", name="Whom to ask?").click()
         expect(page.locator("#play-status")).to_contain_text("overloaded (429)")
         server.service.engine.let_through()
