@@ -175,7 +175,8 @@ def test_nothing_grows_and_nothing_is_lost(service: ClusterService, database: st
     log = read_sql_log(database)
     try:
         expected = Expected("gate", log.id, settings_of(LearnerConfig().rule), log.fingerprint, log.dim)
-        assert_nothing_lost(books, log, CheckpointStore(str(folder / "checkpoints"), keep=3), expected)
+        checkpoints = CheckpointStore(str(folder / "checkpoints"), keep=3)
+        assert_nothing_lost(books, log, checkpoints, expected, owners_stay=False)
     finally:
         log.close()
     assert grown(lives) == []
