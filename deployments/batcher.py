@@ -112,8 +112,6 @@ class Batcher:
         self.offered_tokens = 0
         """All that were to be embedded, those of requests that were not let in included."""
         self.refused_tokens = 0
-        self.busy_s = 0.0
-        """How long the engine has worked; while only some of its threads do, that share of the time."""
         self.speed = Speed()
         self.latencies = Latencies()
         self.batches = Batches()
@@ -149,6 +147,11 @@ class Batcher:
         """How long what comes now would wait; None before the first batch."""
         speed = self.tokens_per_s
         return None if speed is None else self.queued_tokens / speed
+
+    @property
+    def busy_s(self) -> float:
+        """How long the engine has worked; while only some of its threads do, that share of the time."""
+        return self.batches.seconds / self.threads
 
     def submit(self, texts: Sequence[str], deliver: Deliver) -> list[Job]:
         """Let texts wait for the engine. Called on an event loop, on which each is delivered.
@@ -334,7 +337,6 @@ class Batcher:
             done_s = self._clock()
             with self._lock:
                 self.texts_done += len(batch)
-                self.busy_s += (done_s - started_s) / self.threads
                 self.speed.note(sum(job.tokens for job in batch), done_s - started_s, budget=self.budget)
                 for job in batch:
                     self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
