@@ -47,8 +47,7 @@ def main(address: str, config_path: Path, count: int) -> None:
             for name in names:
                 deploy(config, name)
         elif line.strip() == "remove":
-            for name in names:
-                remove_apps([name], shared=True)
+            remove_apps(names, shared=True)
         tell(Deployed.read(serve_client()).configs)
 
 

@@ -176,7 +176,7 @@ def test_of_two_that_deploy_at_the_same_instant_none_deletes_what_the_other_has_
     path = tmp_path / "serve_config.yaml"
     path.write_text(yaml.safe_dump({**ours, "applications": [THEIRS]}), encoding="utf-8")
     with ExitStack() as ending:
-        joiners = [Joiner(cluster.head, path, count=4) for _ in range(2)]
+        joiners = [Joiner(cluster.head, path, count=3) for _ in range(2)]
         for joiner in joiners:
             ending.callback(joiner.end)
 
