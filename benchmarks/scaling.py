@@ -8,7 +8,8 @@ not depend on cores (objects and bytes a version, how long until every replica h
 the network.
 
 Replicas are processes of Ray's and so of low priority: whatever else runs on the machine comes first. How many cores
-they had, and how much processor time a text took them, therefore stands beside each figure.
+they had, and how much processor time a text took them, therefore stands beside each figure, and with all of them the
+machine's own matrix rate.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tests.ports import free_port
 
 from .hardware import write_result
 from .other_services import Peer
-from .serving import load
+from .serving import limits, load
 from .serving_cases import CASES
 
 N, ROUNDS = 256, 30
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0)
     args = parser.parse_args()
+    gemm_gflops = limits()
     results = [run(count, args.seconds) for count in range(1, args.nodes + 1)]
     one = results[0]["texts_per_s"]
     for row in results:
@@ -138,7 +140,7 @@ def main() -> None:
         )
     Console().print(table)
     settings = {"uids": N, "case": "base", "seconds": args.seconds}
-    print(write_result("scaling", {"settings": settings, "results": results}))
+    print(write_result("scaling", {"settings": settings, "gemm_gflops": gemm_gflops, "results": results}))
 
 
 if __name__ == "__main__":
