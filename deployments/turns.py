@@ -14,11 +14,9 @@ from typing import Any
 import ray
 from ray.exceptions import ActorAlreadyExistsError
 
-from learner.actor import NAMESPACE
-
 from .local import ServiceError
 
-_NAME = "turn"
+_NAME, _NAMESPACE = "turn", "tidegate-turns"
 _TIMEOUT_S = 120.0
 """More than a turn takes in which Serve is started, or shut down."""
 _POLL_S = 0.1
@@ -48,10 +46,11 @@ def turn(*, shared: bool) -> Iterator[None]:
 
 
 def _take() -> Any:
+    nothing: Any = ray.remote(_nothing())
     deadline_s = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < deadline_s:
         with contextlib.suppress(ActorAlreadyExistsError):
-            return ray.remote(_nothing()).options(name=_NAME, namespace=NAMESPACE, num_cpus=0).remote()
+            return nothing.options(name=_NAME, namespace=_NAMESPACE, num_cpus=0).remote()
         time.sleep(_POLL_S)
     raise ServiceError(
         f"another tidegate is deploying on that cluster, or taking down, for more than {_TIMEOUT_S:g} s; see what it "
