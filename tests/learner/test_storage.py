@@ -195,7 +195,7 @@ def test_an_application_is_new_until_it_has_a_log_or_checkpoints(place):
     assert not is_new(config, "app"), "there are checkpoints"
 
 
-@pytest.mark.parametrize("url, is_it", [("memory", True), ("postgresql://127.0.0.1:1/gate", False)])
+@pytest.mark.parametrize(("url", "is_it"), [("memory", True), ("postgresql://127.0.0.1:1/gate", False)])
 def test_whether_a_log_elsewhere_is_new_is_for_the_check_to_say(url, is_it, tmp_path):
     settings = {"log": {"url": url}, "checkpoints": {"url": str(tmp_path)}}
     assert is_new(LearnerConfig.model_validate(settings), "app") == is_it
