@@ -33,7 +33,7 @@ from .errors import LearnerAway
 from .gate import Gate
 from .http_tally import HttpTally, Tallied
 from .metrics import build_replica_metrics, report_until_cancelled
-from .nodes import ClusterNodes, fetch_nodes
+from .nodes import ClusterNodes, fetch_cluster
 from .ray_learner import RayLearner
 from .replica_metrics import ReplicaParts
 from .reporting import Reporter
@@ -153,7 +153,7 @@ class GateReplica:
             tracer=self._tracer,
         )
         state = StateView(
-            self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_nodes)
+            self._learner, self._subscriber, self.status, self._doorkeeper.failures, ClusterNodes(fetch_cluster)
         )
         limit = self._args.serving.max_body_bytes
         api = build_api(

@@ -27,6 +27,7 @@ RAY_SHELL = {
     "deployments/serve_config.py",
     "deployments/serve_tracing.py",
     "deployments/shared_serve.py",
+    "deployments/turns.py",
 }
 OPENTELEMETRY_SHELL = {"deployments/otel.py", "deployments/trace_export.py"}
 BITTENSOR_SHELL = {"learner/chain.py", "deployments/hotkey_auth.py", "deployments/client/auth.py"}
