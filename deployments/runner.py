@@ -17,9 +17,9 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from learner.actor import NAMESPACE, learner_name, ray_log_folder
 from learner.chain import check_source
-from learner.storage import check_log, check_storage, open_checkpoints
+from learner.log_check import check_log, is_new
+from learner.on_ray import NAMESPACE, learner_name, ray_log_folder
 
 from .auth import check_credentials, check_exposure
 from .config import ReplicaArgs, ServeArgs
@@ -180,8 +180,13 @@ def _checked_args(app: ServeApplicationSchema, host: str) -> ServeArgs:
 
 def _check_storage(args: Mapping[str, ServeArgs]) -> None:
     """Refuse what the learners, which are on this machine, would refuse."""
-    for app, of_app in args.items():
-        check_storage(of_app.learner, app)
+    going_on = {app: of_app.learner for app, of_app in args.items() if not is_new(of_app.learner, app)}
+    if going_on:
+        # Not above: it brings torch, for which a start without anything to go on from need not wait.
+        from learner.storage import check_storage
+
+        for app, learner in going_on.items():
+            check_storage(learner, app)
 
 
 def _patience_s(args: Iterable[ServeArgs]) -> float:
@@ -195,6 +200,8 @@ def set_checkpoints_aside(args: Mapping[str, ServeArgs], say: Callable[[str], No
     Raises:
         CheckpointError: the storage fails.
     """
+    from learner.storage import open_checkpoints
+
     for app, of_app in args.items():
         store = open_checkpoints(of_app.learner, app)
         if store is None:

@@ -1,4 +1,4 @@
-"""The Ray actor around `core.Learner`: the one writer of an application. The only ray import in this package.
+"""The Ray actor around `core.Learner`: the one writer of an application.
 
 Polls, reports and operator calls have concurrency groups of their own, so that a thousand waiting polls hold up
 no report. Each group runs its coroutines on an event loop in a thread of its own; the learner locks itself.
@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
@@ -41,7 +39,6 @@ from .errors import (
 from .events import (
     Action,
     DecisionBatch,
-    Node,
     PollReply,
     ReplicaStatus,
     RewardItem,
@@ -57,6 +54,7 @@ from .loop import LearningLoop, Publisher
 from .memory import keep_freed_memory
 from .metrics import LearnerMetrics, MetricsLoop
 from .nonces import NonceStore, NonceVerdict
+from .on_ray import NAMESPACE, learner_name, placement, ray_log_folder, this_node
 from .report_traces import Follow, ReportTraces
 from .signals import Signal
 from .startup import LearnerArgs, Terms, check_terms, start_learner
@@ -67,7 +65,6 @@ from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
 
-NAMESPACE = "tidegate"
 CONCURRENCY_GROUPS = {"polls": 4096, "reports": 1024, "operator": 16}
 _REPLIES_PER_S = 2000
 _LIVE_HEARTBEATS = 3
@@ -510,13 +507,6 @@ class LearnerActor:
         _leave_for_good()
 
 
-def ray_log_folder() -> Path:
-    """Where processes of Tidegate's on this node have their logs, beside Ray's own. Ray has no public name for that."""
-    node = ray._private.worker._global_node
-    assert node is not None, "Ray runs where this is asked"
-    return Path(node.get_logs_dir_path()) / "tidegate"
-
-
 def _crash() -> None:
     """A learner that cannot go on must not go on acknowledging; Ray starts the actor again."""
     os._exit(1)
@@ -535,16 +525,6 @@ def _summary_of(manifest: Manifest) -> dict[str, Any]:
     return {name: getattr(manifest, name) for name in names}
 
 
-def this_node() -> Node:
-    """The node of Ray that this process belongs to."""
-    return Node(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), socket.gethostname())
-
-
-def learner_name(app: str) -> str:
-    """The name of an application's learner among Ray's actors of `NAMESPACE`."""
-    return f"tidegate:{app}:learner"
-
-
 def get_or_create_learner(args: LearnerArgs, *, num_cpus: float, node_labels: Mapping[str, str] | None = None) -> Any:
     """The handle of the application's learner, which is created if there is none. Blocks.
 
@@ -556,39 +536,27 @@ def get_or_create_learner(args: LearnerArgs, *, num_cpus: float, node_labels: Ma
     # Ray's annotations do not know this argument.
     decorate: Any = ray.remote
     actor_class = decorate(concurrency_groups=CONCURRENCY_GROUPS)(LearnerActor)
-    # A learner that waits for its favourite node learns nothing: any other is better.
-    preferred: dict[str, Any] = {}
-    if node_labels:
-        preferred = {"label_selector": dict(node_labels), "fallback_strategy": [{"label_selector": {}}]}
     return actor_class.options(
         name=learner_name(args.app),
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
         num_cpus=num_cpus,
-        resources=_where(args),
         max_restarts=-1,
         max_task_retries=0,
-        **preferred,
+        **placement(args.config, node_labels or {}),
     ).remote(args)
 
 
 def check_successor(args: LearnerArgs) -> Any:
     """Find out where the learner is whether one of these could go on from its log and checkpoints. Nothing is written.
 
-    It also leaves a process behind that has loaded what a learner needs, so that the next one starts the sooner.
-
     Returns:
         A reference whose value raises what the learner would say.
     """
     decorate: Any = ray.remote
-    return decorate(_check_successor).options(num_cpus=0, resources=_where(args), max_retries=0).remote(args)
+    return decorate(_check_successor).options(num_cpus=0, max_retries=0, **placement(args.config, {})).remote(args)
 
 
 def _check_successor(args: LearnerArgs) -> None:
     check_storage(args.config, args.app)
-
-
-def _where(args: LearnerArgs) -> dict[str, float]:
-    # A file is on one node, so whoever writes it must come back to that one: the head node, which there always is.
-    return {"node:__internal_head__": 0.001} if args.config.log.url.startswith("sqlite") else {}
