@@ -125,6 +125,9 @@ def ray_environment() -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # A fifth less processor time a request: it need not be handed from one event loop to another and back.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        # A HAProxy that has died is replaced after three checks that fail: with Serve's 10 s half a minute in which
+        # nobody is answered on that node.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_CLAIMS.take_port(8404)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_CLAIMS.take_port(9101)),

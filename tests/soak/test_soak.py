@@ -46,6 +46,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.long]
 N = 256
 DURATION_S = float(os.environ.get("TIDEGATE_SOAK_MINUTES", "10")) * 60
 PAUSE_S = 15.0
+LEARNERS_DIE_FOR = 0.3
+"""Of the time; none that had to fill up again could be held to grow no more."""
 MIN_WATCHED_S = 90.0
 """Only of processes that were watched so long is it held that they do not grow."""
 MAX_MIB_PER_MINUTE = 1.0
@@ -62,29 +64,33 @@ class Troubles:
 
     def __init__(self, service: ClusterService, roster: Path, database: str) -> None:
         self.service = service
-        self.done: list[str] = []
+        self.took_s: dict[str, list[float]] = {}
+        """What has happened, and for how long something was missing each time."""
         self._roster = roster
         self._database = database
         self._names = [f"expert-{uid}" for uid in range(N)]
-        self.away_s: list[float] = []
-        """For how long each learner that was killed had no successor that says its epoch."""
         self._chance = random.Random(0)
         self._spared = min(actor.pid for actor in service.cluster.actors("ServeReplica"))
 
     def next(self, *, learner: bool) -> None:
-        kinds: list[Callable[[], None]] = [self.kill_replica, self.kill_proxy, self.change_hands, self.change_hands]
+        kinds: list[tuple[str, Callable[[], None]]] = [
+            ("replica killed", self.kill_replica),
+            ("haproxy killed", self.kill_proxy),
+            ("owner changed", self.change_hands),
+            ("owner changed", self.change_hands),
+        ]
         if learner:
-            kinds.append(self.kill_learner)
-        self._chance.choice(kinds)()
+            kinds.append(("learner killed", self.kill_learner))
+        name, cause = self._chance.choice(kinds)
+        started_s = time.monotonic()
+        cause()
+        self.took_s.setdefault(name, []).append(time.monotonic() - started_s)
 
     def kill_learner(self) -> None:
         [learner] = self.service.cluster.actors("LearnerActor")
         kill(learner.pid)
-        killed_s = time.monotonic()
         recovered(lambda: [a.pid for a in self.service.cluster.actors("LearnerActor")] not in ([], [learner.pid]))
         recovered(lambda: self.service.state()["learner"].get("epoch", 0) > 0)
-        self.away_s.append(time.monotonic() - killed_s)
-        self.done.append("learner killed")
 
     def kill_replica(self) -> None:
         pids = {actor.pid for actor in self.service.cluster.actors("ServeReplica")}
@@ -96,7 +102,6 @@ class Troubles:
             return victim not in now and len(now) == len(pids) and len(self.service.state()["replicas"]) >= len(pids)
 
         recovered(is_replaced)
-        self.done.append("replica killed")
 
     def kill_proxy(self) -> None:
         before = self._haproxies()
@@ -104,16 +109,15 @@ class Troubles:
             with contextlib.suppress(ProcessLookupError):
                 kill(pid)
         recovered(lambda: self._haproxies() - before)
-        self.done.append("haproxy killed")
+        recovered(lambda: self.service.http.get("/readyz").is_success)
 
     def change_hands(self) -> None:
         """One expert leaves and another takes its uid."""
         uid = self._chance.randrange(N)
-        self._names[uid] = f"newcomer-{len(self.done)}"
+        self._names[uid] = f"newcomer-{len(self.took_s.get('owner changed', []))}"
         write_roster(self._roster, self._names)
         with GateClient(self.service.url, retries=100, timeout_s=PATIENCE_S) as operator:
             assert uid in operator.resync()["reset"]
-        self.done.append("owner changed")
 
     def _haproxies(self) -> set[int]:
         mine = str(self.service.port)
@@ -164,13 +168,11 @@ def test_nothing_grows_and_nothing_is_lost(service: ClusterService, database: st
     started_s, is_full = time.monotonic(), False
     try:
         while time.monotonic() < started_s + DURATION_S:
-            is_second_half = time.monotonic() > started_s + DURATION_S / 2
-            if is_second_half and not is_full:
-                # No learner is killed any more, and so none has to fill up again.
+            if not is_full and time.monotonic() > started_s + LEARNERS_DIE_FOR * DURATION_S:
                 fill(clients[0], books)
                 watch.is_full()
                 is_full = True
-            troubles.next(learner=not is_second_half)
+            troubles.next(learner=not is_full)
             # How long it is left in peace is the load itself, and no condition to wait for.
             time.sleep(PAUSE_S)
     finally:
@@ -221,8 +223,7 @@ def report(troubles: Troubles, callers: list[Caller], books: Books, lives: list[
     }
     figures = {
         "minutes": DURATION_S / 60,
-        "troubles": {name: troubles.done.count(name) for name in sorted(set(troubles.done))},
-        "learner_away_s": [round(away_s, 1) for away_s in troubles.away_s],
+        "troubles_s": {name: [round(s, 1) for s in took_s] for name, took_s in sorted(troubles.took_s.items())},
         "calls": {what: len(took) for what, took in took_ms.items()},
         "call_ms": {what: quantiles(took) for what, took in took_ms.items()},
         "rewards_acknowledged": len(books.acknowledged),
