@@ -64,6 +64,10 @@ class PooledRidgeConfig(RuleSettings):
     bonus: float = Field(default=1.5, ge=0, le=1e6)
     """Exploration bonus of a uid with n rewards, faded ones counted for what is left of them, in standard deviations of
     the rewards' noise (0.5 until it is learned): bonus / sqrt(n + 20). Only `explore: true` adds it."""
+    optimism: float = Field(default=0.7, ge=0, le=1e6)
+    """How much more than all uids together one that was tried is taken to be worth for kinds of prompts of which it has
+    earned nothing yet, in standard deviations of what sets uids apart. It is part of the score, so that the right uid
+    for each kind is found also where only one is asked."""
     memory_rewards: float = Field(default=2_000.0, ge=10, le=20_000)
     """What a uid earned is down to 1/e of its weight after so many later rewards of its own."""
     memory_rounds: float = Field(default=500.0, ge=10, le=1e6)

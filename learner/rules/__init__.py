@@ -41,6 +41,7 @@ def build_rule(config: RuleConfig) -> Rule:
                 ridge=config.ridge,
                 pool_ridge=config.pool_ridge,
                 bonus=config.bonus,
+                optimism=config.optimism,
                 memory_rewards=config.memory_rewards,
                 memory_rounds=config.memory_rounds,
                 new_row=config.new_row,

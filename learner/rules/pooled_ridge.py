@@ -10,6 +10,13 @@ uids are, and so the ridge, is learned too, together with the rewards' noise: se
 whenever the rewards have doubled, at the latest after memory_rounds a uid; `ridge` is where it starts. Then all
 rows are to be solved again, which is why it is rare.
 
+In the head, a uid that was tried is drawn to more than the pool: by optimism n / (n + 2) times the standard deviation
+of what sets a uid apart, sqrt(2 s / ridge) at a prompt of the usual squared length of 2 (s is the noise). Such
+optimistic initial values (Sutton and Barto 2018, 2.6) give way along the directions in which a uid has earned rewards
+and stay along the others. So one that was found bad at one kind of prompt is still tried at another, which a bonus by
+count cannot bring about: that is the same for every prompt. Who was never tried has the bonus only, so that nobody
+gains by registering again.
+
 The weights w fade: those of a uid by 1 - 1/memory_rewards with each later reward of its own, and all, the pool's
 too, by 1 - k / (memory_rounds N) with each learned event of k uids, so that a uid that is no longer asked is
 forgotten and tried again. A row keeps the time up to which it has faded and is brought up to date when it is
@@ -42,6 +49,8 @@ from .ridge import Sums, factored, solved, sums_by_uid
 from .shrinkage import Shrinkage, evenly_spaced, fitted
 
 _BONUS_PRIOR = 20.0
+_TRIED = 2.0  # with so many rewards half of the optimism counts
+_USUAL_LENGTH = 2.0  # squared: 1 along the directions and the constant's
 _NOTCH = 1.0 / 64.0
 _FIRST_FIT = 256
 _UNKNOWN_NOISE = 0.25  # of rewards in [0, 1] the greatest there is
@@ -70,6 +79,8 @@ class PooledRidge:
         pool_ridge: that of the pool toward zero.
         bonus: exploration bonus of a uid with n rewards that have not faded, in standard deviations of the noise:
             bonus / sqrt(n + 20).
+        optimism: how much more than the pool a uid that was tried is taken to be worth along directions in which it has
+            earned nothing, in standard deviations of what sets uids apart.
         memory_rewards: a uid's reward counts 1/e after so many later ones of its own.
         memory_rounds: any reward counts 1/e after every uid could have been asked so often.
         new_row: what a new owner's regression is shrunk toward: the pool, random weights, or zero.
@@ -84,6 +95,7 @@ class PooledRidge:
         ridge: float = 20.0,
         pool_ridge: float = 0.1,
         bonus: float = 1.5,
+        optimism: float = 0.7,
         memory_rewards: float = 2000.0,
         memory_rounds: float = 500.0,
         new_row: NewRow = "pool",
@@ -92,6 +104,7 @@ class PooledRidge:
         self.ridge = ridge
         self.pool_ridge = pool_ridge
         self.bonus = bonus
+        self.optimism = optimism
         self.own_share = 1.0 - 1.0 / memory_rewards
         self.memory_rounds = memory_rounds
         self.new_row = new_row
@@ -170,14 +183,19 @@ class PooledRidge:
     def draft(self, state: RuleState) -> Callable[[], Head]:
         """See `Rule.draft`: copies what has changed since the last head; factoring and folding are left for later."""
         rows, shared = state.rows, state.shared
-        bonus = self.bonus * math.sqrt(float(shared["noise"]))
+        noise, ridge = float(shared["noise"]), float(shared["ridge"])
+        bonus = self.bonus * math.sqrt(noise)
         age = shared["clock"] - rows["clock"]
         notches = torch.floor(age / _NOTCH).long()
         left = torch.exp(-notches * _NOTCH)
         target = turned_target(shared, rows["basis"], rows["target"]) * left[:, None]
-        right = target + float(shared["ridge"]) * self._priors(state, slice(None))
-        bonuses = bonus / torch.sqrt(rows["rewards"] * torch.exp(-age).float() + _BONUS_PRIOR)
-        projection, ridge = shared["projection"].float(), float(shared["ridge"])
+        counts = rows["rewards"] * torch.exp(-age).float()
+        priors = self._priors(state, slice(None))
+        hope = self.optimism * math.sqrt(_USUAL_LENGTH * noise / ridge)
+        priors[:, -1] += hope * counts / (counts + _TRIED)
+        right = target + ridge * priors
+        bonuses = bonus / torch.sqrt(counts + _BONUS_PRIOR)
+        projection = shared["projection"].float()
         keys = torch.stack([rows["stamp"], notches, shared["fitted"].expand(len(notches))], dim=1)
         stale = self._gains.stale(keys)
         gram = turned_gram(shared, rows["basis"][stale], rows["gram"].index_select(0, stale)).mul_(
