@@ -153,6 +153,21 @@ def test_a_learner_is_not_handed_over_while_replicas_want_different_ones(
     assert poll(after, replace(status(), learner="new")).epoch == 2
 
 
+# The first that reports something to the learner that tests share.
+def test_a_poll_waits_for_a_newer_version_and_confirms_the_one_it_was_asked_with(learner: Any) -> None:
+    first = poll(learner, status())
+    assert first.version == 0
+    have = status(first.epoch, first.version)
+    confirmed = poll(learner, have, 0.05)
+    assert (confirmed.epoch, confirmed.version, confirmed.refs) == (first.epoch, 0, [])
+    waiting = learner.poll.options(concurrency_group="polls").remote(have, 30.0)
+    reply = report(learner, "awaited")
+    assert (reply.report.accepted, reply.reached, reply.published_version) == (2, True, 1)
+    newer = ray.get(waiting, timeout=10)
+    assert newer.version == 1
+    assert ray.get(newer.refs[0]).bias[1] > ray.get(first.refs[0]).bias[1]
+
+
 def test_a_version_is_told_without_weights_to_a_replica_that_reads_none_of_the_layouts(learner: Any) -> None:
     poll(learner, status())
     version = report(learner, "unread").published_version
@@ -167,19 +182,6 @@ def test_a_version_is_one_object_that_readers_share_without_copying(learner: Any
     assert ours.weight.shape == (N, DIM)
     assert ours.weight.ctypes.data == theirs.weight.ctypes.data
     assert not ours.weight.flags.writeable
-
-
-def test_a_poll_waits_for_a_newer_version_and_confirms_the_one_it_was_asked_with(learner: Any) -> None:
-    first = poll(learner, status())
-    have = status(first.epoch, first.version)
-    confirmed = poll(learner, have, 0.05)
-    assert (confirmed.epoch, confirmed.version, confirmed.refs) == (first.epoch, first.version, [])
-    waiting = learner.poll.options(concurrency_group="polls").remote(have, 30.0)
-    reply = report(learner, "awaited")
-    assert (reply.report.accepted, reply.reached, reply.published_version) == (2, True, first.version + 1)
-    newer = ray.get(waiting, timeout=10)
-    assert newer.version == first.version + 1
-    assert ray.get(newer.refs[0]).bias[1] > ray.get(first.refs[0]).bias[1]
 
 
 def test_a_learner_without_subscribers_leaves_for_good(args: LearnerArgs, create: Callable[[LearnerArgs], Any]) -> None:
