@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from gating.model_source import locate
+from gating.model_files import locate
 from learner.chain import check_source
 from learner.log_check import check_log, is_new
 from learner.on_ray import NAMESPACE, learner_name, ray_log_folder
