@@ -91,6 +91,7 @@ $(READY): requirements.lock pyproject.toml
 	  { echo "Tidegate needs Python 3.11 or newer; name one with make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Setting up $(VENV): Ray, torch and what tests need, once; this takes some minutes and over 2 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --requirement requirements.lock
 	$(PIP) install --quiet --no-deps --editable .

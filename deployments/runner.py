@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
+from gating.model_files import locate
 from learner.chain import check_source
 from learner.log_check import check_log, is_new
 from learner.on_ray import NAMESPACE, learner_name, ray_log_folder
@@ -35,6 +36,7 @@ from .local import (
     run_file_path,
     wait_until_ready,
 )
+from .machine import Machine, shortages
 from .ports import PortClaims
 from .serve_client import running_serve, serve_client
 from .serve_config import IMPORT_PATH, parse_args, read_serve_config, with_absolute_paths
@@ -69,7 +71,8 @@ def running_service(
         reset: set the applications' checkpoints aside, so that they may start with another event log.
 
     Raises:
-        ServeConfigError, AuthSetupError, LearnerError, ServiceError: it cannot be served; nothing is left behind.
+        ServeConfigError, AuthSetupError, ModelNotFoundError, LearnerError, ServiceError: it cannot be served; nothing
+            is left behind.
     """
     config = with_absolute_paths(read_serve_config(config_path), config_path.resolve().parent)
     host, port = config.http_options.host, config.http_options.port
@@ -82,6 +85,7 @@ def running_service(
             claim_port(claims, host, port)
             if not reset:
                 _check_storage(args)
+            look_around(config, say)
         node_id, deployed = "", False
         try:
             interrupt_on_signals()
@@ -187,6 +191,28 @@ def _check_storage(args: Mapping[str, ServeArgs]) -> None:
 
         for app, learner in going_on.items():
             check_storage(learner, app)
+
+
+def look_around(config: ServeDeploySchema, say: Callable[[str], None]) -> None:
+    """Refuse what the replicas would refuse, and say what this machine is short of."""
+    check_models(config)
+    for shortage in shortages(Machine.here(), object_store_bytes=_OBJECT_STORE_BYTES):
+        say(shortage)
+    if address := os.environ.get("RAY_ADDRESS"):
+        say(f"RAY_ADDRESS ({address}) is not followed, Ray is started here; `--address auto` joins that cluster")
+
+
+def check_models(config: ServeDeploySchema) -> None:
+    """Find the encoders' models, before replicas look for them in vain; what only the hub has is fetched.
+
+    An application whose replicas have an environment of their own may have them there, and is left alone.
+
+    Raises:
+        ModelNotFoundError: there is none of that name.
+    """
+    for app in config.applications:
+        if app.import_path == IMPORT_PATH and not app.runtime_env and isinstance(app.args, dict):
+            locate(parse_args(app.args).encoder.model_name)
 
 
 def _patience_s(args: Iterable[ServeArgs]) -> float:

@@ -29,6 +29,8 @@ LEARNER_TABLE = (
     Metric("tidegate_learner_lag_events", "gauge", "Events that are logged and not learned yet."),
     Metric("tidegate_learner_frozen", "gauge", "1 while an operator has stopped learning."),
     Metric("tidegate_moving_reward", "gauge", "Mean reward of the last 500 learned events."),
+    Metric("tidegate_earned_reward", "gauge", "Mean reward of the events that the baselines are estimated from."),
+    Metric("tidegate_baseline_reward", "gauge", "What others would have earned on them.", ("baseline",)),
     Metric("tidegate_moving_loss", "gauge", "Mean loss of the last 500 learned events, each before its step."),
     Metric("tidegate_rule_moving_loss", "gauge", "The same of each rule, the shadows too.", ("rule",)),
     Metric("tidegate_rule_would_earn", "gauge", "What each rule would have earned, with shadows.", ("rule",)),
@@ -122,6 +124,9 @@ class LearnerMetrics:
         meters.set("tidegate_learner_lag_events", max(told["events_logged"] - told["events_applied"], 0))
         meters.set("tidegate_learner_frozen", told["frozen"])
         meters.set("tidegate_moving_reward", told["moving_reward"])
+        meters.set("tidegate_earned_reward", told["baselines"]["earned"]["value"])
+        for baseline in ("random", "best_fixed"):
+            meters.set("tidegate_baseline_reward", told["baselines"][baseline]["value"], baseline=baseline)
         meters.set("tidegate_moving_loss", told["moving_loss"])
         meters.set("tidegate_drift_active", told["drift"]["active"])
         meters.count("tidegate_drift_alarms", told["drift"]["alarms"])

@@ -53,12 +53,18 @@ SECTIONS: list[tuple[str, list[Panel]]] = [
         "Learning",
         [
             (
-                "Moving reward, and what each rule would have earned",
+                "Moving reward, and what random and the best fixed choice would have earned",
                 "short",
                 [
                     (latest("moving_reward"), f"reward {APP}"),
-                    (latest("rule_would_earn", "application, rule"), "{{rule}} would earn"),
+                    (latest("earned_reward"), f"reward, longer window {APP}"),
+                    (latest("baseline_reward", "application, baseline"), APP + " {{baseline}}"),
                 ],
+            ),
+            (
+                "What each rule would have earned",
+                "short",
+                [(latest("rule_would_earn", "application, rule"), APP + " {{rule}}")],
             ),
             ("Moving loss by rule", "short", [(latest("rule_moving_loss", "application, rule"), APP + " {{rule}}")]),
             ("Moving loss of the rule that serves", "short", [(latest("moving_loss"), APP)]),

@@ -30,14 +30,20 @@ def serve(
 ) -> None:
     """Serve in the foreground until Ctrl-C, then stop everything that was started."""
     from .. import local
+    from ..installed import importing_ray
 
     # Before anything imports Ray, which reads its environment then.
     local.set_ray_environment()
-    from learner.errors import LearnerError
+    try:
+        with importing_ray():
+            from gating.errors import GatingError
+            from learner.errors import LearnerError
 
-    from ..errors import AuthSetupError
-    from ..runner import metrics_url, running_service
-    from ..serve_config import ServeConfigError
+            from ..errors import AuthSetupError
+            from ..runner import metrics_url, running_service
+            from ..serve_config import ServeConfigError
+    except local.ServiceError as error:
+        raise Failure(error) from error
 
     # What is for people leaves standard output to the document.
     out = errors if json_output else console
@@ -52,7 +58,7 @@ def serve(
             threading.Event().wait()
     except KeyboardInterrupt:
         out.print("stopped")
-    except (ServeConfigError, AuthSetupError, LearnerError, local.ServiceError) as error:
+    except (ServeConfigError, AuthSetupError, GatingError, LearnerError, local.ServiceError) as error:
         raise Failure(error) from error
 
 
@@ -68,10 +74,12 @@ def down(
     from .. import local
 
     if address is not None:
-        local.set_ray_environment()
-        from ..runner import take_down_cluster_apps
+        from ..installed import importing_ray
 
+        local.set_ray_environment()
         try:
+            with importing_ray():
+                from ..runner import take_down_cluster_apps
             names = take_down_cluster_apps(address)
         except local.ServiceError as error:
             raise Failure(error) from error

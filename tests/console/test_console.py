@@ -248,6 +248,127 @@ def test_an_operator_freezes_thaws_saves_and_goes_back(page: Page, service: Serv
     assert service.state()["learner"]["version"] > newest["version"]
 
 
+def confirm(page: Page, yes: str) -> None:
+    page.get_by_role("dialog").get_by_role("button", name=yes, exact=True).click()
+
+
+def report(service: Service, decisions: int) -> None:
+    """Rewards for decisions made now, in the weights when this returns."""
+    body = {"messages": [f"What is {number}?" for number in range(decisions)], "k": 2, "durable": True}
+    rewards = [
+        {"decision_id": one["decision_id"], "uids": one["uids"], "rewards": [0.5, 0.25]}
+        for one in service.post("/v1/select", body)["selections"]
+    ]
+    service.post("/v1/rewards", {"rewards": rewards, "wait": "applied"})
+
+
+def held(service: Service) -> list[int]:
+    return [event["seq"] for event in service.http.get("/v1/admin/quarantine").json()["events"]]
+
+
+def held_by_reason(service: Service) -> dict[str, int]:
+    return {reason: events for reason, events in service.state()["learner"]["quarantine"].items() if events}
+
+
+def test_an_operator_lets_a_shadow_serve_and_puts_the_rule_back(page: Page, service: Service) -> None:
+    def serving() -> str:
+        return next(label for label, rule in service.state()["learner"]["rules"].items() if rule["serves"])
+
+    status = page.locator("#operate-status")
+    assert serving() == "pooled_ridge"
+    page.get_by_role("button", name="Promote adagrad").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert serving() == "pooled_ridge"
+    page.get_by_role("button", name="Promote adagrad").click()
+    confirm(page, "Promote adagrad")
+    expect(status).to_contain_text("adagrad serves from version")
+    assert serving() == "adagrad"
+    expect(page.locator("#rules tbody tr").filter(has_text="serves")).to_contain_text("adagrad")
+    # The button is gone, since that rule serves; whoever pressed it by keyboard goes on at what was said.
+    expect(page.get_by_role("button", name="Promote adagrad")).to_have_count(0)
+    expect(status).to_be_focused()
+    page.get_by_role("button", name="Promote pooled_ridge").click()
+    confirm(page, "Promote pooled_ridge")
+    expect(status).to_contain_text("pooled_ridge serves from version")
+    assert serving() == "pooled_ridge"
+
+
+def test_an_operator_settles_the_quarantine_by_mouse_and_by_keyboard(page: Page, service: Service) -> None:
+    status, quarantine = page.locator("#operate-status"), page.get_by_role("region", name="Events that are held")
+    saved = service.post("/v1/admin/checkpoint", {})
+    report(service, 5)
+    before = service.state()["learner"]["counters"]
+    page.get_by_role("button", name="Hide operator actions").click()
+    page.get_by_role("button", name="Show operator actions").click()
+    page.get_by_role("button", name=f"Roll back to checkpoint {saved['name']}").click()
+    confirm(page, "Roll back")
+    expect(status).to_contain_text("5 events are held")
+    expect(quarantine.locator("tbody tr")).to_have_count(5)
+    first, second, third, *rest = seqs = held(service)
+    # By keyboard: Escape says no and gives the focus back, Tab and Enter say yes.
+    readmit = page.get_by_role("button", name=f"Readmit event {count(first)}", exact=True)
+    readmit.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text(f"Learn event {count(first)} after all")
+    page.keyboard.press("Escape")
+    expect(readmit).to_be_focused()
+    assert held(service) == seqs
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(status).to_contain_text("4 events are still held")
+    expect(status).to_be_focused()
+    assert held(service) == [second, third, *rest]
+    page.get_by_role("button", name=f"Drop event {count(second)}", exact=True).click()
+    confirm(page, "Drop")
+    expect(status).to_contain_text("3 events are still held")
+    assert held(service) == [third, *rest]
+    # Settled by somebody else meanwhile: said, and the list is as it is now.
+    service.post("/v1/admin/quarantine", {"action": "drop", "seqs": [third]})
+    page.get_by_role("button", name=f"Readmit event {count(third)}", exact=True).click()
+    confirm(page, "Readmit")
+    expect(status).to_contain_text("unknown_event")
+    expect(quarantine.locator("tbody tr")).to_have_count(2)
+    page.get_by_role("button", name="Readmit all").click()
+    confirm(page, "Readmit all")
+    expect(status).to_contain_text("0 events are still held")
+    expect(page.locator("#operate-panel")).to_contain_text("Nothing is held.")
+    assert held_by_reason(service) == {}
+    assert service.state()["learner"]["counters"]["rewards_accepted"] == before["rewards_accepted"]
+
+
+def test_an_operator_distrusts_an_author_and_lets_it_be_believed_again(page: Page, service: Service) -> None:
+    def standing() -> str:
+        [author] = service.http.get("/v1/admin/authors").json()["authors"]
+        return str(author["standing"])
+
+    def set_to(value: str) -> None:
+        page.get_by_label("Standing of anonymous", exact=True).select_option(value)
+        page.get_by_role("button", name="Set the standing of anonymous").click()
+
+    status = page.locator("#operate-status")
+    set_to("distrusted")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert standing() == "auto"
+    set_to("distrusted")
+    confirm(page, "Set")
+    expect(status).to_contain_text("anonymous is distrusted from event")
+    assert standing() == "distrusted"
+    report(service, 1)
+    assert held_by_reason(service) == {"author": 1}
+    expect(page.locator("#conditions")).to_contain_text("Quarantine is not empty")
+    set_to("auto")
+    confirm(page, "Set")
+    expect(status).to_contain_text("anonymous is left to reward trust from event")
+    assert standing() == "auto"
+    report(service, 1)
+    [event] = held(service)
+    page.get_by_role("button", name=f"Readmit event {count(event)}", exact=True).click()
+    confirm(page, "Readmit")
+    expect(status).to_contain_text("0 events are still held")
+    assert held_by_reason(service) == {}
+
+
 def test_a_resync_marks_the_uid_that_changed_hands(page: Page, service: Service) -> None:
     roster = Path(service.arguments()["chain"]["roster"])
     write_roster(roster, [*NAMES[:5], "newcomer", *NAMES[6:]])

@@ -192,6 +192,7 @@ def test_what_a_replica_and_the_learner_tell_agrees_with_the_state(service: Serv
             "ray_tidegate_decisions_joined_total": learner["counters"]["decisions_joined"],
             'ray_tidegate_rewards_total{outcome="accepted"}': learner["counters"]["rewards_accepted"],
             "ray_tidegate_moving_reward": learner["moving_reward"],
+            'ray_tidegate_baseline_reward{baseline="random"}': learner["baselines"]["random"]["value"],
             "ray_tidegate_weights_version": replica["version"],
             "ray_tidegate_texts_encoded_total": replica["texts"],
             "ray_tidegate_embedding_cache_hits_total": replica["embedding_cache"]["hits"],

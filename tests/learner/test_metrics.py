@@ -142,6 +142,19 @@ def test_what_each_rule_would_have_earned_is_told_once_it_is_known() -> None:
         assert told[f"rule_would_earn{{rule={rule}}}"] == earns(gate, rule)["value"]
 
 
+def test_what_others_would_have_earned_is_told_once_it_can_be_estimated() -> None:
+    gate = build_gate()
+    watched = Watched(gate.learner, chain=CHAIN)
+    assert not [name for name in watched.told() if name.startswith(("earned_reward", "baseline_reward"))]
+    gate.run(250, every=10)
+    gate.learner.compare()
+    told, baselines = watched.told(), gate.learner.describe()["baselines"]
+    assert told["earned_reward"] == baselines["earned"]["value"]
+    for name in ("random", "best_fixed"):
+        assert told[f"baseline_reward{{baseline={name}}}"] == baselines[name]["value"]
+        assert baselines[name]["value"] is not None
+
+
 def test_what_is_held_is_told_by_reason_until_it_is_settled() -> None:
     watched = watch()
     act(watched.learner, Action.FREEZE)

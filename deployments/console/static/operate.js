@@ -36,9 +36,11 @@ export function buildOperate(refresh) {
   async function load() {
     const answers = await Promise.allSettled([get("v1/admin/checkpoints"), get("v1/admin/quarantine?limit=20"), get("v1/admin/authors")]);
     const [checkpoints, quarantine, authors] = answers;
-    show(lists.checkpoints, checkpoints, (value) => checkpointsList(value.checkpoints, act));
-    show(lists.quarantine, quarantine, (value) => quarantineList(value, act));
-    show(lists.authors, authors, (value) => authorsList(value.authors, act));
+    keepPlace(panel, () => {
+      show(lists.checkpoints, checkpoints, (value) => checkpointsList(value.checkpoints, act));
+      show(lists.quarantine, quarantine, (value) => quarantineList(value, act));
+      show(lists.authors, authors, (value) => authorsList(value.authors, act));
+    });
   }
 
   function show(holder, answer, build) {
@@ -60,10 +62,19 @@ export function buildOperate(refresh) {
   return (newest) => {
     state = newest;
     const learner = state.learner ?? {};
-    replaceIfChanged(frozen, String(learner.frozen), () => action(...freezing(learner), act, learner.frozen ? THAW : FREEZE));
     const labels = Object.entries(learner.rules ?? {}).filter(([, rule]) => !rule.serves).map(([label]) => label);
-    replaceIfChanged(shadows, labels.join("\n") || "none", () => promotions(labels, act));
+    keepPlace(panel, () => {
+      replaceIfChanged(frozen, String(learner.frozen), () => action(...freezing(learner), act, learner.frozen ? THAW : FREEZE));
+      replaceIfChanged(shadows, labels.join("\n") || "none", () => promotions(labels, act));
+    });
   };
+}
+
+/** A button that goes away takes the focus along; what came of it is then where a keyboard goes on. */
+function keepPlace(panel, change) {
+  const wasInside = panel.contains(document.activeElement);
+  change();
+  if (wasInside && !panel.contains(document.activeElement)) byId("operate-status").focus();
 }
 
 const freezing = (learner) => (learner.frozen ? ["Thaw", "thaw-button"] : ["Freeze learning", "freeze-button"]);
