@@ -1,6 +1,6 @@
 """How well it learns, in one pass, against chance, full information and the libraries that people use for this.
 
-python -m benchmarks.learning --llmrouter PATH [--sets llmrouter paretobandit synthetic-256 synthetic-1024]
+python -m benchmarks.learning --llmrouter PATH [--sets llmrouter paretobandit synthetic-256 narrow-8 ...]
     [--k 1 4 10] [--scenarios stationary drift ...] [--seeds 10 11 12] [--agents pooled_ridge adagrad ...]
     [--steps 500] [--jobs 2] [--out learning] [--fresh]
 
@@ -41,8 +41,14 @@ from .sets import BenchSet, load_set
 from .streams import SCENARIOS, Stream, stationary
 
 RULES = ("pooled_ridge", "adagrad", "softmax_mse")
-SETS = ("llmrouter", "paretobandit", "synthetic-256", "synthetic-1024")
-SETS_ANYWHERE = ("paretobandit", "synthetic-256-paretobandit", "synthetic-1024-paretobandit")
+SETS = ("llmrouter", "paretobandit", "synthetic-256", "synthetic-1024", "narrow-8", "narrow-32")
+SETS_ANYWHERE = (
+    "paretobandit",
+    "synthetic-256-paretobandit",
+    "synthetic-1024-paretobandit",
+    "narrow-8-paretobandit",
+    "narrow-32-paretobandit",
+)
 WITH_CURVES = ("stationary", "drift")
 """The scenarios whose regret is kept over time."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

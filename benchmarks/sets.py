@@ -3,7 +3,7 @@
 llmrouter is a JSON list [{question, scores: {model: reward}}] (`llmrouter_train.json` of ulab-uiuc/LLMRouter,
 data/dcrouter_preprocessed; 5,608 prompts, 9 models). paretobandit comes with the package of that name (3,609 prompts,
 3 models). synthetic-N is a made-up world of N experts over the prompts of llmrouter, and synthetic-N-paretobandit one
-over those of paretobandit; see `benchmarks.synthetic`.
+over those of paretobandit; narrow-N has N experts of one kind of prompt each; see `benchmarks.synthetic`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from deployments.demo_data import RewardTable, load_paretobandit, load_table
 from gating.encoders import build_encoder
 
-from .synthetic import synthetic_world
+from .synthetic import narrow_world, synthetic_world
 
 CACHE = Path("~/.cache/tidegate-bench").expanduser()
 _AT_ONCE = 256
@@ -45,17 +45,20 @@ def load_set(name: str, llmrouter: Path | None) -> BenchSet:
     """A set by its name.
 
     Args:
-        name: `llmrouter`, `paretobandit`, `synthetic-N` or `synthetic-N-paretobandit`.
+        name: `llmrouter`, `paretobandit`, `synthetic-N` or `narrow-N`, either of these two also with `-paretobandit`.
         llmrouter: where the file of that name lies.
 
     Raises:
         DataError: the file or the package is missing or malformed.
         ValueError: there is no such set.
     """
-    if made_up := re.fullmatch(r"synthetic-(\d+)(?:-(paretobandit))?", name):
-        prompts = tuple(_table(made_up[2] or "llmrouter", llmrouter).prompts)
+    if made_up := re.fullmatch(r"(synthetic|narrow)-(\d+)(?:-(paretobandit))?", name):
+        kind, num_uids = made_up[1], int(made_up[2])
+        prompts = tuple(_table(made_up[3] or "llmrouter", llmrouter).prompts)
         embedding = embed(prompts)
-        return BenchSet(prompts, embedding, synthetic_world(embedding, int(made_up[1])).rewards.astype(np.float64))
+        narrow = kind == "narrow"
+        rewards = narrow_world(embedding, num_uids) if narrow else synthetic_world(embedding, num_uids).rewards
+        return BenchSet(prompts, embedding, rewards.astype(np.float64))
     table = _table(name, llmrouter)
     return BenchSet(tuple(table.prompts), embed(tuple(table.prompts)), np.array(table.rewards))
 
@@ -80,7 +83,8 @@ def _table(name: str, llmrouter: Path | None) -> RewardTable:
         return load_paretobandit()
     if name != "llmrouter":
         raise ValueError(
-            f"the set is {name!r}; expected llmrouter, paretobandit, synthetic-N or synthetic-N-paretobandit"
+            f"the set is {name!r}; expected llmrouter, paretobandit, synthetic-N, narrow-N, or either of these two "
+            "with -paretobandit"
         )
     if llmrouter is None:
         raise ValueError("the prompts of llmrouter are needed; give their file with --llmrouter PATH")

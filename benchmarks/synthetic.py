@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+NARROW_GOOD, NARROW_BAD = 0.95, 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -82,6 +84,30 @@ def synthetic_world(
         spammers=is_spammer,
         random=is_random,
     )
+
+
+def narrow_world(
+    embedding: NDArray[np.floating], num_uids: int, *, seed: int = 0, num_kinds: int = 8
+) -> NDArray[np.float32]:
+    """Rewards of experts who are each good at one kind of prompt and bad at all others, without any noise.
+
+    Args:
+        embedding: one row per prompt, of about unit length.
+        num_uids: how many experts; each kind has as many as the others, or one more.
+        seed: of the kinds.
+        num_kinds: how many kinds; a prompt's is its nearest topic.
+
+    Returns:
+        float32 [prompts, uids]: .95 where the prompt is of the expert's kind, otherwise .1.
+
+    Raises:
+        ValueError: there are fewer prompts than kinds.
+    """
+    if len(embedding) < num_kinds:
+        raise ValueError(f"{len(embedding)} prompts do not make {num_kinds} kinds; give more prompts")
+    topics = _topics(np.asarray(embedding, np.float64), num_kinds, np.random.default_rng(seed))
+    is_good = topics.argmax(axis=1)[:, None] == np.arange(num_uids) % num_kinds
+    return np.where(is_good, NARROW_GOOD, NARROW_BAD).astype(np.float32)
 
 
 def _skills(num_uids: int, num_topics: int, topics_per_uid: int, rng: np.random.Generator) -> NDArray[np.float64]:

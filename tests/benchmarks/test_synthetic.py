@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.synthetic import synthetic_world
+from benchmarks.synthetic import NARROW_BAD, NARROW_GOOD, narrow_world, synthetic_world
 
 
 def prompts(count=400, dim=16, seed=0):
@@ -59,3 +59,20 @@ def test_whom_to_ask_depends_on_the_prompt():
 def test_a_world_without_topics_or_honest_experts_is_refused(count, settings, message):
     with pytest.raises(ValueError, match=message):
         synthetic_world(prompts(count), 40, **settings)
+
+
+def test_a_narrow_expert_is_good_at_one_kind_of_prompt_and_at_no_other():
+    rewards = narrow_world(prompts(), 12, num_kinds=5)
+    assert rewards.dtype == np.float32
+    assert set(np.unique(rewards)) == {np.float32(NARROW_GOOD), np.float32(NARROW_BAD)}
+    # Experts 0 and 5 are of one kind, 0 and 1 are not.
+    np.testing.assert_array_equal(rewards[:, 0], rewards[:, 5])
+    is_good = rewards[:, :5] == np.float32(NARROW_GOOD)
+    np.testing.assert_array_equal(is_good.sum(axis=1), 1)
+    assert is_good.any(axis=0).all()
+    np.testing.assert_array_equal(narrow_world(prompts(), 12, num_kinds=5), rewards)
+
+
+def test_kinds_need_prompts():
+    with pytest.raises(ValueError, match="7 prompts do not make 8 kinds"):
+        narrow_world(prompts(7), 4)
