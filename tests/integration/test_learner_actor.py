@@ -44,17 +44,32 @@ def ray_instance() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def args(tmp_path: Path) -> LearnerArgs:
-    roster = tmp_path / "roster.yaml"
+def args_in(folder: Path) -> LearnerArgs:
+    roster = folder / "roster.yaml"
     write_roster(roster, [f"expert-{uid}" for uid in range(N)])
     config = LearnerConfig(
         rule=AdagradConfig(),
         heartbeat_s=0.2,
-        log=LogConfig(url=f"sqlite:///{tmp_path}/events.db"),
-        checkpoints=CheckpointConfig(url=f"{tmp_path}/checkpoints"),
+        log=LogConfig(url=f"sqlite:///{folder}/events.db"),
+        checkpoints=CheckpointConfig(url=f"{folder}/checkpoints"),
     )
-    return LearnerArgs(tmp_path.name, RosterChain(roster=str(roster)), config, DIM, FINGERPRINT)
+    return LearnerArgs(folder.name, RosterChain(roster=str(roster)), config, DIM, FINGERPRINT)
+
+
+@pytest.fixture
+def args(tmp_path: Path) -> LearnerArgs:
+    return args_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_args(tmp_path_factory: pytest.TempPathFactory) -> LearnerArgs:
+    return args_in(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="module")
+def learner(ray_instance: None, shared_args: LearnerArgs) -> Any:
+    """One that tests share which leave it as it was, but for its version."""
+    return get_or_create_learner(shared_args, num_cpus=0.0)
 
 
 @pytest.fixture
@@ -101,9 +116,10 @@ def report(learner: Any, reward_id: str) -> Any:
 
 
 def test_every_replica_gets_the_same_learner_and_one_with_another_log_or_encoder_is_refused(
-    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
+    shared_args: LearnerArgs, learner: Any
 ) -> None:
-    first, second = create(args), create(with_settings(args, publish_interval_ms=51.0))
+    args, first = shared_args, learner
+    second = get_or_create_learner(with_settings(args, publish_interval_ms=51.0), num_cpus=0.0)
     assert first._actor_id == second._actor_id
     ray.get(second.check_terms.remote(args.terms))
     with pytest.raises(ConfigMismatchError, match="tidegate down"):
@@ -137,42 +153,35 @@ def test_a_learner_is_not_handed_over_while_replicas_want_different_ones(
     assert poll(after, replace(status(), learner="new")).epoch == 2
 
 
-def test_a_version_is_told_without_weights_to_a_replica_that_reads_none_of_the_layouts(
-    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
-) -> None:
-    learner = create(args)
-    poll(learner, status())
-    report(learner, "r")
-    reply = poll(learner, replace(status(), reads=(99,)))
-    assert (reply.version, reply.refs) == (1, [])
-
-
-def test_a_version_is_one_object_that_readers_share_without_copying(
-    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
-) -> None:
-    learner = create(args)
-    reply = poll(learner, status())
-    ours, theirs = ray.get(reply.refs[0]), ray.get(reply.refs[0])
-    assert ours.weight.shape == (N, DIM)
-    assert ours.weight.ctypes.data == theirs.weight.ctypes.data
-    assert not ours.weight.flags.writeable
-
-
-def test_a_poll_waits_for_a_newer_version_and_confirms_the_one_it_was_asked_with(
-    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
-) -> None:
-    learner = create(args)
+# The first that reports something to the learner that tests share.
+def test_a_poll_waits_for_a_newer_version_and_confirms_the_one_it_was_asked_with(learner: Any) -> None:
     first = poll(learner, status())
     assert first.version == 0
     have = status(first.epoch, first.version)
     confirmed = poll(learner, have, 0.05)
     assert (confirmed.epoch, confirmed.version, confirmed.refs) == (first.epoch, 0, [])
     waiting = learner.poll.options(concurrency_group="polls").remote(have, 30.0)
-    reply = report(learner, "r")
+    reply = report(learner, "awaited")
     assert (reply.report.accepted, reply.reached, reply.published_version) == (2, True, 1)
     newer = ray.get(waiting, timeout=10)
     assert newer.version == 1
     assert ray.get(newer.refs[0]).bias[1] > ray.get(first.refs[0]).bias[1]
+
+
+def test_a_version_is_told_without_weights_to_a_replica_that_reads_none_of_the_layouts(learner: Any) -> None:
+    poll(learner, status())
+    version = report(learner, "unread").published_version
+    assert version > 0
+    reply = poll(learner, replace(status(), reads=(99,)))
+    assert (reply.version, reply.refs) == (version, [])
+
+
+def test_a_version_is_one_object_that_readers_share_without_copying(learner: Any) -> None:
+    reply = poll(learner, status())
+    ours, theirs = ray.get(reply.refs[0]), ray.get(reply.refs[0])
+    assert ours.weight.shape == (N, DIM)
+    assert ours.weight.ctypes.data == theirs.weight.ctypes.data
+    assert not ours.weight.flags.writeable
 
 
 def test_a_learner_without_subscribers_leaves_for_good(args: LearnerArgs, create: Callable[[LearnerArgs], Any]) -> None:
@@ -204,10 +213,9 @@ def test_a_learner_that_is_stopped_has_learned_what_it_acknowledged(
     assert described["events_logged"] == described["events_applied"] == described["published_version"] == 20
 
 
-def test_a_roster_that_cannot_be_read_is_named(args: LearnerArgs, create: Callable[[LearnerArgs], Any]) -> None:
-    learner = create(args)
+def test_a_roster_that_cannot_be_read_is_named(shared_args: LearnerArgs, learner: Any) -> None:
     poll(learner, status())
-    Path(args.chain.roster).write_text("experts: 3", encoding="utf-8")
+    Path(shared_args.chain.roster).write_text("experts: 3", encoding="utf-8")
     with pytest.raises(RayTaskError, match="experts"):
         ray.get(learner.resync.remote("operator"))
 
