@@ -13,7 +13,7 @@ import psutil
 
 _EVERY_S = 2.0
 WARM_UP_S = 60.0
-"""A process's first minute is left out: it still loads."""
+"""A process's first minute is left out, for it still loads, and that after all is full: memory settles."""
 
 
 @dataclass
@@ -30,9 +30,9 @@ class Life:
 
     @property
     def settled(self) -> np.ndarray:
-        """The samples after the warm-up, and since all is full."""
+        """The samples after the warm-up, which begins once all is full."""
         samples = np.asarray(self.samples)
-        return samples[samples[:, 0] >= max(samples[0, 0] + WARM_UP_S, self.full_s)]
+        return samples[samples[:, 0] >= max(samples[0, 0], self.full_s) + WARM_UP_S]
 
     @property
     def lasted_s(self) -> float:
@@ -40,7 +40,7 @@ class Life:
 
     @property
     def watched_s(self) -> float:
-        """How long it lived after the warm-up and since all is full."""
+        """How long it lived after the warm-up."""
         settled = self.settled
         return float(settled[-1, 0] - settled[0, 0]) if len(settled) else 0.0
 
