@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# Bytecode is kept whatever the environment says: without, each process of a service, and each of the tests', compiles
+# all modules again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: run demo test long chaos soak screenshots lint format docs bench bench-learning setup lock clean
 
 run: $(READY)
@@ -13,13 +17,15 @@ run: $(READY)
 demo: $(READY)
 	@exec $(BIN)/tidegate demo
 
-# Tests that start no Ray run on all cores; the others, each of which wants them for itself, one after the other.
+# Tests that start no Ray run on all cores, in the order of their files: xdist's own leaves the longest test to the end.
+# The others, each of which wants all cores for itself, run one after the other.
+INTEGRATION := tests/chaos tests/console tests/integration
 test: $(READY)
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not integration and not long' --numprocesses auto --dist loadfile
-	$(BIN)/python -m pytest -m 'integration and not long' --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not integration and not long' --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'integration and not long' --durations 10 $(INTEGRATION)
 endif
 
 # The long tests, some ten minutes: clusters of several nodes, upgrades, autoscaling, the head's failure, every alert,

@@ -26,9 +26,10 @@ from rich.table import Table
 
 from deployments.ray_learner import RayLearner
 from deployments.weights import Subscriber
-from learner.actor import CONCURRENCY_GROUPS, NAMESPACE, LearnerActor, learner_name
+from learner.actor import CONCURRENCY_GROUPS, LearnerActor
 from learner.config import LearnerConfig, LogConfig, RosterChain
 from learner.events import DecisionBatch, ReplicaStatus, RewardItem
+from learner.on_ray import NAMESPACE, learner_name
 from learner.startup import LearnerArgs
 from learner.state import HeadSnapshot
 from tests.integration.service import write_roster

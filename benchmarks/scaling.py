@@ -6,6 +6,10 @@ All nodes are on this machine and share its cores: a head without CPUs and nodes
 on one core. So texts/s can grow until the cores are used up and no further, and that is what is predicted; what does
 not depend on cores (objects and bytes a version, how long until every replica has it) is as on a real cluster, but for
 the network.
+
+Replicas are processes of Ray's and so of low priority: whatever else runs on the machine comes first. How many cores
+they had, and how much processor time a text took them, therefore stands beside each figure, and with all of them the
+machine's own matrix rate.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +34,7 @@ from tests.ports import free_port
 
 from .hardware import write_result
 from .other_services import Peer
-from .serving import load
+from .serving import limits, load
 from .serving_cases import CASES
 
 N, ROUNDS = 256, 30
@@ -41,7 +46,9 @@ def measure(service: ClusterService, nodes: list[str], seconds: float) -> dict[s
     """Texts a second over HTTP; objects and bytes that a version puts on each node; how long a version takes."""
     peer = Peer(f"{service.url}/v1/score", CASE.body)
     load(peer, CASE, 1.0)
-    rate = load(peer, CASE, seconds).requests_per_s
+    before, started_s = cpu_s(service), time.monotonic()
+    result = load(peer, CASE, seconds)
+    took_s, used_s = time.monotonic() - started_s, cpu_s(service) - before
     stored = {node: service.cluster.stored(node) for node in nodes}
     took_ms = []
     with GateClient(service.url) as client:
@@ -56,7 +63,9 @@ def measure(service: ClusterService, nodes: list[str], seconds: float) -> dict[s
     after = {node: service.cluster.stored(node) for node in nodes}
     return {
         "nodes": len(nodes),
-        "texts_per_s": rate,
+        "texts_per_s": result.requests_per_s,
+        "replicas_cores": used_s / took_s,
+        "core_ms_per_text": 1000 * used_s / result.requests,
         "objects_per_version_and_node": statistics.fmean(
             (after[node].objects - stored[node].objects) / ROUNDS for node in nodes
         ),
@@ -65,6 +74,12 @@ def measure(service: ClusterService, nodes: list[str], seconds: float) -> dict[s
         ),
         "version_everywhere_p50_ms": statistics.median(took_ms),
     }
+
+
+def cpu_s(service: ClusterService) -> float:
+    """Processor seconds that all replicas have taken."""
+    times = [psutil.Process(actor.pid).cpu_times() for actor in service.cluster.actors("ServeReplica")]
+    return sum(time.user + time.system for time in times)
 
 
 def replicas(service: ClusterService) -> list[dict[str, Any]]:
@@ -104,24 +119,28 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0)
     args = parser.parse_args()
+    gemm_gflops = limits()
     results = [run(count, args.seconds) for count in range(1, args.nodes + 1)]
     one = results[0]["texts_per_s"]
     for row in results:
         row["predicted_texts_per_s"] = one * min(row["nodes"], CORES)
         row["of_prediction"] = row["texts_per_s"] / row["predicted_texts_per_s"]
     table = Table(
-        *("nodes", "texts/s", "predicted", "of it", "objects", "bytes", "version everywhere, ms"), title="scaling"
+        *("nodes", "texts/s", "predicted", "of it", "replicas' cores", "core-ms a text"),
+        *("objects", "bytes", "version everywhere, ms"),
+        title="scaling",
     )
+    columns = ("nodes", "texts_per_s", "predicted_texts_per_s", "of_prediction", "replicas_cores", "core_ms_per_text")
     for row in results:
         table.add_row(
-            *(f"{row[name]:.4g}" for name in ("nodes", "texts_per_s", "predicted_texts_per_s", "of_prediction")),
+            *(f"{row[name]:.4g}" for name in columns),
             f"{row['objects_per_version_and_node']:.2f}",
             f"{row['bytes_per_version_and_node']:,.0f}",
             f"{row['version_everywhere_p50_ms']:.1f}",
         )
     Console().print(table)
     settings = {"uids": N, "case": "base", "seconds": args.seconds}
-    print(write_result("scaling", {"settings": settings, "results": results}))
+    print(write_result("scaling", {"settings": settings, "gemm_gflops": gemm_gflops, "results": results}))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gating.metagraph import MetagraphView
 from learner.events import ANONYMOUS
@@ -20,7 +20,9 @@ from learner.events import ANONYMOUS
 from .api_keys import hash_key, read_keys
 from .config import ApiKeyEntry, AuthArgs, HotkeyAuthArgs, NoAuthArgs, Scope
 from .errors import ExposureError, Problem
-from .learner_client import LearnerClient
+
+if TYPE_CHECKING:
+    from .learner_client import LearnerClient
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,12 @@ from rich.table import Table
 from learner.config import LearnerConfig, RuleConfig, settings_of
 from learner.errors import UnknownVersionError
 from learner.evaluation import evaluate
+from learner.log_check import log_url
 from learner.prequential import Target, collect_evidence, gather
 from learner.restore import Restored, Restorer
 from learner.rules import build_rule
 from learner.sql import SqlEventLog, read_sql_log
-from learner.storage import log_url, open_checkpoints
+from learner.storage import open_checkpoints
 
 from .config import SelectionArgs
 from .errors import PlotError

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from learner.actor import OPERATOR_PATIENCE_S, check_successor, get_or_create_learner
+from learner.actor import check_successor, get_or_create_learner
 from learner.core import ExplainedDecision, HeldEvent, ResyncSummary
 from learner.errors import LearnerError, LogError
 from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Standing, Wait
 from learner.nonces import NonceVerdict
+from learner.published import OPERATOR_PATIENCE_S
 from learner.signals import Signal
 from learner.startup import LearnerArgs
 from learner.state import HeadSnapshot

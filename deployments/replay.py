@@ -18,11 +18,12 @@ from learner.config import MEMORY_URL, LearnerConfig, RuleConfig, settings_of
 from learner.errors import LogError, WrongLogError
 from learner.event_log import Commit, EventLog
 from learner.events import Action, OperatorEvent
+from learner.log_check import log_url
 from learner.restore import OnBatch, Restored, Restorer
 from learner.rules import build_rule
 from learner.sql import SqlEventLog, read_sql_log
 from learner.state import LearnerState
-from learner.storage import log_clock, log_url, open_checkpoints, open_storage
+from learner.storage import log_clock, open_checkpoints, open_storage
 
 from .config import ServeArgs
 from .progress import OnStart, replay_progress

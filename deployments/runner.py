@@ -17,10 +17,10 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from gating.model_source import locate
-from learner.actor import NAMESPACE, learner_name, ray_log_folder
+from gating.model_files import locate
 from learner.chain import check_source
-from learner.storage import check_log, check_storage, open_checkpoints
+from learner.log_check import check_log, is_new
+from learner.on_ray import NAMESPACE, learner_name, ray_log_folder
 
 from .auth import check_credentials, check_exposure
 from .config import ReplicaArgs, ServeArgs
@@ -41,6 +41,7 @@ from .ports import PortClaims
 from .serve_client import running_serve, serve_client
 from .serve_config import IMPORT_PATH, parse_args, read_serve_config, with_absolute_paths
 from .shared_serve import remove_apps, start_or_join_serve, tidegate_apps
+from .turns import turn
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +101,11 @@ def running_service(
                     _check_storage(args)
             say("loading the encoder and starting the learner")
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
-            everything = start_or_join_serve(config)
-            deployed = True
-            _deploy(everything, wanted=apps)
+            with turn(shared=address is not None):
+                everything = start_or_join_serve(config)
+                deployed = True
+                _deploy(everything)
+            _wait_until_running(apps)
             served = [
                 Served(_url(host, port, app.route_prefix), args[app.name].auth.mode)
                 for app in config.applications
@@ -139,7 +142,7 @@ def _stop(apps: Collection[str], node_id: str, say: Callable[[str], None]) -> No
         say("stopping")
         # Ray complains, on standard output, that the controller has ended, as it was asked to.
         with contextlib.redirect_stdout(io.StringIO()):
-            _take_down(apps)
+            _take_down(apps, shared=not node_id)
             ray.shutdown()
     end_processes(started)
 
@@ -181,8 +184,13 @@ def _checked_args(app: ServeApplicationSchema, host: str) -> ServeArgs:
 
 def _check_storage(args: Mapping[str, ServeArgs]) -> None:
     """Refuse what the learners, which are on this machine, would refuse."""
-    for app, of_app in args.items():
-        check_storage(of_app.learner, app)
+    going_on = {app: of_app.learner for app, of_app in args.items() if not is_new(of_app.learner, app)}
+    if going_on:
+        # Not above: it brings torch, for which a start without anything to go on from need not wait.
+        from learner.storage import check_storage
+
+        for app, learner in going_on.items():
+            check_storage(learner, app)
 
 
 def look_around(config: ServeDeploySchema, say: Callable[[str], None]) -> None:
@@ -218,6 +226,8 @@ def set_checkpoints_aside(args: Mapping[str, ServeArgs], say: Callable[[str], No
     Raises:
         CheckpointError: the storage fails.
     """
+    from learner.storage import open_checkpoints
+
     for app, of_app in args.items():
         store = open_checkpoints(of_app.learner, app)
         if store is None:
@@ -262,13 +272,17 @@ def _join_ray(address: str) -> None:
         ) from error
 
 
-def _deploy(config: ServeDeploySchema, *, wanted: Collection[str]) -> None:
-    """Deploy and wait until the wanted applications run.
+def _deploy(config: ServeDeploySchema) -> None:
+    """Tell Serve what is to run."""
+    serve_client().deploy_apps(config)
+
+
+def _wait_until_running(wanted: Collection[str]) -> None:
+    """Wait until the wanted applications run.
 
     Raises:
         ServiceError: one does not; the message is Serve's.
     """
-    serve_client().deploy_apps(config)
     deadline_s = time.monotonic() + _DEPLOY_TIMEOUT_S
     while time.monotonic() < deadline_s:
         status = {name: app for name, app in serve.status().applications.items() if name in wanted}
@@ -281,13 +295,13 @@ def _deploy(config: ServeDeploySchema, *, wanted: Collection[str]) -> None:
     raise ServiceError(f"not deployed within {_DEPLOY_TIMEOUT_S:g} s: {status}")
 
 
-def _take_down(apps: Collection[str]) -> None:
-    """Remove applications and their learners; other applications of the cluster stay."""
+def _take_down(apps: Collection[str], *, shared: bool) -> None:
+    """Remove applications and their learners; other applications of the cluster, which may be shared, stay."""
     if not apps:
         return
     try:
-        remove_apps(apps)
-    except (RayServeException, RayError, TimeoutError) as error:
+        remove_apps(apps, shared=shared)
+    except (RayServeException, RayError, ServiceError, TimeoutError) as error:
         logger.warning("take_down error=%s", error)
     for app in apps:
         stop_learner(app)
@@ -319,7 +333,7 @@ def take_down_cluster_apps(address: str) -> list[str]:
             if actor["namespace"] == NAMESPACE and actor["name"].startswith("tidegate:")
         }
         names = sorted(learners | tidegate_apps())
-        _take_down(names)
+        _take_down(names, shared=True)
         return names
     finally:
         ray.shutdown()

@@ -19,6 +19,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 from .local import ServiceError
 from .serve_client import running_serve, serve_client
 from .serve_config import IMPORT_PATH
+from .turns import turn
 
 _STARTED_BY_US = b"tidegate-serve-controller"
 
@@ -94,6 +95,8 @@ class Deployed:
 def start_or_join_serve(config: ServeDeploySchema) -> ServeDeploySchema:
     """Start Serve where it does not run; returns what to deploy there, everything that runs already included.
 
+    That has to be deployed in the same `turn`, before anybody else deploys.
+
     Raises:
         ServiceError: the Serve instance that runs listens elsewhere than the config says, or has such an application.
     """
@@ -112,16 +115,26 @@ def start_or_join_serve(config: ServeDeploySchema) -> ServeDeploySchema:
     return Deployed.read(client).joined_by(config)
 
 
-def remove_apps(apps: Collection[str]) -> None:
-    """Remove applications, and Serve itself if `start_or_join_serve` started it and nothing else is left."""
+def remove_apps(apps: Collection[str], *, shared: bool) -> None:
+    """Remove applications, and Serve itself if `start_or_join_serve` started it and nothing else is left.
+
+    Args:
+        apps: their names.
+        shared: whether others may deploy on this Serve instance at the same time.
+
+    Raises:
+        ServiceError: another is deploying there for minutes.
+    """
     client = running_serve()
     if client is None:
         return
-    deployed = Deployed.read(client)
-    if not deployed.routes.keys() - apps and _internal_kv_get(_STARTED_BY_US) == _controller_id(client):
-        serve.shutdown()
-        return
-    client.deploy_apps(deployed.without(apps))
+    with turn(shared=shared):
+        deployed = Deployed.read(client)
+        if not deployed.routes.keys() - apps and _internal_kv_get(_STARTED_BY_US) == _controller_id(client):
+            serve.shutdown()
+            return
+        client.deploy_apps(deployed.without(apps))
+    # While they stop, their names are taken.
     client.delete_apps([app for app in apps if app in deployed.routes], blocking=True)
 
 

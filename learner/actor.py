@@ -1,4 +1,4 @@
-"""The Ray actor around `core.Learner`: the one writer of an application. The only ray import in this package.
+"""The Ray actor around `core.Learner`: the one writer of an application.
 
 Polls, reports and operator calls have concurrency groups of their own, so that a thousand waiting polls hold up
 no report. Each group runs its coroutines on an event loop in a thread of its own; the learner locks itself.
@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
@@ -25,23 +22,14 @@ import torch
 
 from gating.metagraph import MetagraphView
 
-from .checkpoint import Manifest
 from .comparison import ComparisonLoop
 from .core import ExplainedDecision, HeldEvent, ResyncSummary
 from .draft import Stage
 from .drift import load_river
-from .errors import (
-    DecisionPendingError,
-    LearnerError,
-    NeedsDurableLogError,
-    OverloadedError,
-    RollInProgressError,
-    UnknownVersionError,
-)
+from .errors import DecisionPendingError, LearnerError, RollInProgressError
 from .events import (
     Action,
     DecisionBatch,
-    Node,
     PollReply,
     ReplicaStatus,
     RewardItem,
@@ -50,6 +38,7 @@ from .events import (
     Standing,
     Wait,
 )
+from .fleet import Fleet
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
 from .logs import start_logging
@@ -57,6 +46,9 @@ from .loop import LearningLoop, Publisher
 from .memory import keep_freed_memory
 from .metrics import LearnerMetrics, MetricsLoop
 from .nonces import NonceStore, NonceVerdict
+from .on_ray import NAMESPACE, learner_name, placement, ray_log_folder, this_node
+from .operations import Operations
+from .published import Published
 from .report_traces import Follow, ReportTraces
 from .signals import Signal
 from .startup import LearnerArgs, Terms, check_terms, start_learner
@@ -67,29 +59,11 @@ from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
 
-NAMESPACE = "tidegate"
 CONCURRENCY_GROUPS = {"polls": 4096, "reports": 1024, "operator": 16}
 _REPLIES_PER_S = 2000
-_LIVE_HEARTBEATS = 3
 _LAST_WORDS_S = 5.0
-OPERATOR_PATIENCE_S = 60.0
-"""How long an operator's action may take to be learned and published."""
 
 T = TypeVar("T")
-
-
-class _Published:
-    """A version in Ray's object store, once for each layout that a replica has asked for."""
-
-    def __init__(self, snapshot: HeadSnapshot) -> None:
-        self.snapshot = snapshot
-        self._refs = {snapshot.format: ray.put(snapshot)}
-
-    def ref(self, wanted: int) -> Any:
-        """The reference to it in that layout. Called from the event loop of polls only."""
-        if wanted not in self._refs:
-            self._refs[wanted] = ray.put(self.snapshot.in_format(wanted))
-        return self._refs[wanted]
 
 
 class LearnerActor:
@@ -123,20 +97,20 @@ class LearnerActor:
         )
         self._clock = log_clock(self._storage.log)
         self._changed = Signal()
-        # Operators' calls all run on one event loop.
-        self._saving = asyncio.Lock()
-        self._replicas: dict[str, tuple[float, ReplicaStatus]] = {}
+        self._replicas = Fleet(args.config.heartbeat_s)
         self._decision_batches = 0
-        self._started_s = self._last_poll_s = time.monotonic()
         self._takes_over = self._storage.checkpoints is not None and self._storage.log.epoch > 1
-        self._published: _Published | None = None
         self._nonces = NonceStore(clock_ns=time.time_ns, started_ns=time.time_ns())
         try:
             self._learner, self._follower = start_learner(args, self._storage, self._clock, on_crash=_crash)
         except LearnerError:
             self._storage.log.close()
             raise
+        self._published = Published(self._learner, self._changed, put=ray.put)
         self._build_threads(args)
+        self._operations = Operations(
+            self._learner, self._commit, self._published, self._housekeeper, self._storage.checkpoints
+        )
         threads = (self._committer, self._loop, self._publisher, self._housekeeper, self._comparing, self._metrics)
         for thread in threads:
             thread.start()
@@ -181,8 +155,8 @@ class LearnerActor:
             housekeeper=self._housekeeper,
             follower=self._follower,
             chain=args.chain,
-            replicas=self._told_lately,
-            published_version=lambda: self._published.snapshot.version if self._published else None,
+            replicas=self._replicas.told_lately,
+            published_version=lambda: self._published.version,
             app=args.app,
             instruments=ray.util.metrics,
         )
@@ -197,18 +171,11 @@ class LearnerActor:
 
     async def poll(self, status: ReplicaStatus, wait_s: float) -> PollReply:
         """Wait for a newer version than the caller has, at most `wait_s`."""
-        self._last_poll_s = time.monotonic()
-        self._replicas[status.id] = (self._last_poll_s, status)
-        have, reads = (status.epoch, status.version), format_for(status.reads)
-        await self._changed.wait_until(
-            lambda: self._published is not None and self._published.snapshot.order != have, wait_s
-        )
-        published = self._published
-        if published is None:
-            return PollReply(epoch=0, version=0, refs=[])
-        order = published.snapshot.order
-        refs = [] if order == have or reads is None else [published.ref(reads)]
-        return PollReply(epoch=order[0], version=order[1], refs=refs)
+        self._replicas.note(status)
+        have = status.epoch, status.version
+        await self._published.wait_for_newer(have, wait_s)
+        (epoch, version), refs = self._published.newer_than(have, format_for(status.reads))
+        return PollReply(epoch=epoch, version=version, refs=refs)
 
     async def add_decisions(self, batch: DecisionBatch) -> None:
         """See `Learner.stage_decisions`; answers once they are in the log."""
@@ -228,10 +195,9 @@ class LearnerActor:
         """
         with self._traces.logging(trace) as follow:
             report = await self._log_rewards(items, follow)
-        await self._changed.wait_until(lambda: self._learner.frozen or self._has_reached(report.seq, wait), timeout_s)
-        reached = self._has_reached(report.seq, wait)
-        order = self._published.snapshot.order if self._published else (self._learner.log.epoch, 0)
-        return RewardReply(report=report, epoch=order[0], published_version=order[1], reached=reached)
+        reached = await self._published.wait_until_reached(report.seq, wait, timeout_s)
+        epoch, version = self._published.order
+        return RewardReply(report=report, epoch=epoch, published_version=version, reached=reached)
 
     async def check_nonce(self, hotkey: str, nonce_ns: int, skew_s: float) -> NonceVerdict:
         """See `NonceStore.take`. Every replica asks here, so a request counts once for all of them."""
@@ -244,85 +210,42 @@ class LearnerActor:
             LearnerError: the source cannot be read or is older than what is in use; nothing was changed.
         """
         summary = await asyncio.to_thread(self._follower.refresh, author)
-        await self._wait_until_published(summary.seq)
+        await self._published.wait_until_published(summary.seq)
         return summary
 
     async def checkpoint(self, author: str) -> dict[str, Any]:
-        """Save what has been learned so far.
-
-        Raises:
-            NeedsDurableLogError, CheckpointError: it cannot be saved.
-        """
-        if self._storage.checkpoints is None:
-            raise NeedsDurableLogError("a log in memory has no checkpoints; set learner.log.url")
-        seq = await self._commit(self._learner.stage_action(Action.CHECKPOINT, author))
-        await self._wait_until_applied(seq)
-        async with self._saving:
-            manifest = await asyncio.to_thread(self._housekeeper.save)
-        assert manifest is not None, "there is a place for checkpoints"
-        return _summary_of(manifest)
+        """See `Operations.checkpoint`."""
+        return await self._operations.checkpoint(author)
 
     async def checkpoints(self) -> list[dict[str, Any]]:
-        """The checkpoints that are kept, newest first."""
-        store = self._storage.checkpoints
-        return [] if store is None else [_summary_of(manifest) for manifest in await asyncio.to_thread(store.list)]
+        """See `Operations.checkpoints`."""
+        return await self._operations.checkpoints()
 
     async def freeze(self, frozen: bool, author: str) -> int:
-        """Stop learning, or go on with it; the answer is the version from which on that holds."""
-        seq = await self._commit(self._learner.stage_action(Action.FREEZE if frozen else Action.THAW, author))
-        await self._wait_until_published(seq)
-        return seq
+        """See `Operations.freeze`."""
+        return await self._operations.freeze(frozen, author)
 
     async def rollback(self, version: int | None, checkpoint: str | None, author: str) -> dict[str, Any]:
-        """Go back to a version, or to a checkpoint's; see `Learner.stage_rollback`.
-
-        Raises:
-            UnknownVersionError: there is no such version, or it cannot be rebuilt any more.
-        """
-        if version is None:
-            version = await asyncio.to_thread(self._version_of, checkpoint)
-        async with self._saving:
-            with ExitStack() as until_saved:
-                # Another checkpoint would make the one superfluous that this may need.
-                await asyncio.to_thread(until_saved.enter_context, self._housekeeper.paused())
-                stage = await asyncio.to_thread(self._learner.stage_rollback, version, author)
-                summary = await self._commit(stage)
-                await self._wait_until_published(summary.seq)
-                if self._learner.version >= summary.seq and self._storage.checkpoints is not None:
-                    # So that a restart need not go back that far.
-                    await asyncio.to_thread(self._housekeeper.save)
-        held, _ = self._learner.held_events(after=0, limit=0)
-        return {"restored": summary.restored, "version": summary.seq, "quarantined": held}
+        """See `Operations.rollback`."""
+        return await self._operations.rollback(version, checkpoint, author)
 
     async def promote(self, label: str, author: str) -> dict[str, Any]:
-        """Let a shadow serve; see `Learner.stage_promotion`.
-
-        Raises:
-            UnknownRuleError: there is no such shadow.
-        """
-        async with self._saving:
-            seq = await self._commit(self._learner.stage_promotion(label, author))
-            if await self._wait_until_published(seq) and self._storage.checkpoints is not None:
-                # So that a start whose configuration has the new rule only finds a checkpoint of it.
-                await asyncio.to_thread(self._housekeeper.save)
-        return {"rule": label, "version": seq, "rules": self._learner.describe()["rules"]}
-
-    async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
-        """See `Learner.held_events`."""
-        return await asyncio.to_thread(self._learner.held_events, after, limit)
+        """See `Operations.promote`."""
+        return await self._operations.promote(label, author)
 
     async def settle(
         self, action: Literal[Action.READMIT, Action.DROP], seqs: Sequence[int] | None, author: str
     ) -> dict[str, int]:
-        """Learn held events after all, or give them up; see `Learner.stage_settlement`.
+        """See `Operations.settle`."""
+        return await self._operations.settle(action, seqs, author)
 
-        Raises:
-            UnknownEventError: an event is not held, or waits for the thaw.
-        """
-        seq = await self._commit(self._learner.stage_settlement(action, seqs, author))
-        await self._wait_until_published(seq)
-        held, _ = self._learner.held_events(after=0, limit=0)
-        return {"version": seq, "quarantined": held}
+    async def erase_embedding(self, decision_id: str, author: str) -> bool:
+        """See `Operations.erase_embedding`."""
+        return await self._operations.erase_embedding(decision_id, author)
+
+    async def quarantine(self, after: int, limit: int) -> tuple[int, list[HeldEvent]]:
+        """See `Learner.held_events`."""
+        return await asyncio.to_thread(self._learner.held_events, after, limit)
 
     async def authors(self) -> list[AuthorView]:
         """See `Learner.authors`."""
@@ -336,13 +259,12 @@ class LearnerActor:
         """The learner's figures, the network's, and what the replicas last told of themselves."""
         now_s = time.monotonic()
         view = self._learner.view
-        published = self._published.snapshot.version if self._published else None
         return {
             "learner": {
                 **self._learner.describe(),
                 "identity": self._identity,
-                "handover": any(status.learner not in ("", self._identity) for _, status in self._live_replicas()),
-                "published_version": published,
+                "handover": any(status.learner not in ("", self._identity) for _, status in self._replicas.live()),
+                "published_version": self._published.version,
                 "status": "running",
                 "node": asdict(self._node),
                 "checkpoint": self._housekeeper.describe(),
@@ -355,7 +277,7 @@ class LearnerActor:
                 **self._follower.describe(),
             },
             "replicas": [
-                {**asdict(status), "last_poll_s": round(now_s - at_s, 3)} for at_s, status in self._live_replicas()
+                {**asdict(status), "last_poll_s": round(now_s - at_s, 3)} for at_s, status in self._replicas.live()
             ],
         }
 
@@ -367,26 +289,6 @@ class LearnerActor:
         """See `Learner.explain`."""
         return await asyncio.to_thread(self._learner.explain, decision_id)
 
-    async def erase_embedding(self, decision_id: str, author: str) -> bool:
-        """Forget a decision's embedding for good; rewards that come later are rejected. Whether it was known.
-
-        What was learned from it is saved first, so that no restart needs the embedding.
-
-        Raises:
-            CheckpointError, OverloadedError: it could not be saved; the embedding is still there.
-        """
-        if await self.explain(decision_id) is None:
-            return False
-        seq = await self._commit(self._learner.stage_erasure(decision_id, author))
-        # From here on no reward is accepted for it, so these are all that there will be.
-        explained = await self.explain(decision_id)
-        if explained is not None and explained.rewards:
-            if not await self._wait_until_applied(seq):
-                raise OverloadedError("what was learned from the embedding is not saved yet; send the request again")
-            async with self._saving:
-                await asyncio.to_thread(self._housekeeper.save)
-        return await asyncio.to_thread(self._learner.log.erase_embedding, decision_id)
-
     async def hand_over(self, wanted: str) -> None:
         """Learn what was acknowledged, save it, let the log go and end for good: whoever calls finds the actor dead.
 
@@ -396,7 +298,7 @@ class LearnerActor:
         Raises:
             RollInProgressError: a replica would create another one; nothing was changed.
         """
-        others = sorted({status.learner for _, status in self._live_replicas()} - {wanted})
+        others = sorted({status.learner for _, status in self._replicas.live()} - {wanted})
         if others:
             raise RollInProgressError(
                 f"replicas for learner {wanted} and for {', '.join(others)} are there, so either could come next; hand "
@@ -442,79 +344,33 @@ class LearnerActor:
         deadline_s = time.monotonic() + self._args.config.decision_wait_s
         while True:
             arrived = self._decision_batches
+            live = self._replicas.incarnations(takes_over=self._takes_over)
             try:
-                return await self._commit(follow(self._learner.stage_rewards(items, self._live_incarnations())))
+                return await self._commit(follow(self._learner.stage_rewards(items, live)))
             except DecisionPendingError:
                 left_s = deadline_s - time.monotonic()
                 has_more = partial(self._has_more_batches_than, arrived)
                 if not await self._changed.wait_until(has_more, max(left_s, 0.0)):
                     raise
 
-    def _live_incarnations(self) -> list[str] | None:
-        """Whose decisions may still be on their way; None: whose, a learner that takes over cannot know yet."""
-        known_s = self._started_s + _LIVE_HEARTBEATS * self._args.config.heartbeat_s
-        if self._takes_over and time.monotonic() < known_s:
-            return None
-        return [status.incarnation for _, status in self._live_replicas()]
-
     def _has_more_batches_than(self, count: int) -> bool:
         return self._decision_batches != count
 
-    def _version_of(self, checkpoint: str | None) -> int:
-        store = self._storage.checkpoints
-        if store is None or checkpoint is None:
-            raise UnknownVersionError(f"there is no checkpoint {checkpoint!r}")
-        return store.find(checkpoint).version
-
-    async def _wait_until_applied(self, seq: int) -> bool:
-        return await self._changed.wait_until(lambda: self._learner.version >= seq, OPERATOR_PATIENCE_S)
-
-    async def _wait_until_published(self, seq: int) -> bool:
-        return await self._changed.wait_until(lambda: self._is_published(seq), OPERATOR_PATIENCE_S)
-
-    def _is_published(self, seq: int) -> bool:
-        return self._published is not None and self._published.snapshot.version >= seq
-
-    def _has_reached(self, seq: int, wait: Wait) -> bool:
-        if wait == "logged":
-            return True
-        if self._learner.frozen:
-            # The version goes on, but rewards are held.
-            return False
-        return self._learner.version >= seq if wait == "applied" else self._is_published(seq)
-
     def _publish(self, snapshot: HeadSnapshot) -> None:
-        self._published = _Published(snapshot)
+        self._published.put(snapshot)
         self._committer.submit(self._learner.stage_publish(snapshot.version))
         self._changed.notify()
 
     def _publish_interval_s(self) -> float:
         return max(self._args.config.publish_interval_ms / 1000, len(self._replicas) / _REPLIES_PER_S)
 
-    def _told_lately(self) -> list[ReplicaStatus]:
-        """What live replicas have told; for a thread of its own, and so changes nothing."""
-        oldest_s = time.monotonic() - _LIVE_HEARTBEATS * self._args.config.heartbeat_s
-        return [status for at_s, status in list(self._replicas.values()) if at_s >= oldest_s]
-
-    def _live_replicas(self) -> list[tuple[float, ReplicaStatus]]:
-        oldest_s = time.monotonic() - _LIVE_HEARTBEATS * self._args.config.heartbeat_s
-        self._replicas = {key: entry for key, entry in self._replicas.items() if entry[0] >= oldest_s}
-        return list(self._replicas.values())
-
     def _exit_when_idle(self) -> None:
         idle_s = self._args.config.idle_exit_s
-        while (left_s := self._last_poll_s + idle_s - time.monotonic()) > 0:
+        while (left_s := self._replicas.last_poll_s + idle_s - time.monotonic()) > 0:
             time.sleep(left_s)
         logger.info("exit reason=idle idle_s=%d version=%d", idle_s, self._learner.version)
         self._finish()
         _leave_for_good()
-
-
-def ray_log_folder() -> Path:
-    """Where processes of Tidegate's on this node have their logs, beside Ray's own. Ray has no public name for that."""
-    node = ray._private.worker._global_node
-    assert node is not None, "Ray runs where this is asked"
-    return Path(node.get_logs_dir_path()) / "tidegate"
 
 
 def _crash() -> None:
@@ -530,21 +386,6 @@ def _leave_for_good() -> None:
     os._exit(1)
 
 
-def _summary_of(manifest: Manifest) -> dict[str, Any]:
-    names = ("name", "version", "epoch", "created_at", "digest", "frozen")
-    return {name: getattr(manifest, name) for name in names}
-
-
-def this_node() -> Node:
-    """The node of Ray that this process belongs to."""
-    return Node(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), socket.gethostname())
-
-
-def learner_name(app: str) -> str:
-    """The name of an application's learner among Ray's actors of `NAMESPACE`."""
-    return f"tidegate:{app}:learner"
-
-
 def get_or_create_learner(args: LearnerArgs, *, num_cpus: float, node_labels: Mapping[str, str] | None = None) -> Any:
     """The handle of the application's learner, which is created if there is none. Blocks.
 
@@ -556,39 +397,27 @@ def get_or_create_learner(args: LearnerArgs, *, num_cpus: float, node_labels: Ma
     # Ray's annotations do not know this argument.
     decorate: Any = ray.remote
     actor_class = decorate(concurrency_groups=CONCURRENCY_GROUPS)(LearnerActor)
-    # A learner that waits for its favourite node learns nothing: any other is better.
-    preferred: dict[str, Any] = {}
-    if node_labels:
-        preferred = {"label_selector": dict(node_labels), "fallback_strategy": [{"label_selector": {}}]}
     return actor_class.options(
         name=learner_name(args.app),
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
         num_cpus=num_cpus,
-        resources=_where(args),
         max_restarts=-1,
         max_task_retries=0,
-        **preferred,
+        **placement(args.config, node_labels or {}),
     ).remote(args)
 
 
 def check_successor(args: LearnerArgs) -> Any:
     """Find out where the learner is whether one of these could go on from its log and checkpoints. Nothing is written.
 
-    It also leaves a process behind that has loaded what a learner needs, so that the next one starts the sooner.
-
     Returns:
         A reference whose value raises what the learner would say.
     """
     decorate: Any = ray.remote
-    return decorate(_check_successor).options(num_cpus=0, resources=_where(args), max_retries=0).remote(args)
+    return decorate(_check_successor).options(num_cpus=0, max_retries=0, **placement(args.config, {})).remote(args)
 
 
 def _check_successor(args: LearnerArgs) -> None:
     check_storage(args.config, args.app)
-
-
-def _where(args: LearnerArgs) -> dict[str, float]:
-    # A file is on one node, so whoever writes it must come back to that one: the head node, which there always is.
-    return {"node:__internal_head__": 0.001} if args.config.log.url.startswith("sqlite") else {}

@@ -12,6 +12,7 @@ from typing import Any
 from .checkpoint import CheckpointStore, Manifest
 from .core import Learner
 from .errors import CheckpointError, FencedError, LogUnavailableError
+from .memory import release_freed_memory
 from .ranges import from_ranges
 
 logger = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ class Housekeeper(threading.Thread):
 
     def _save_and_prune(self) -> None:
         self.save()
+        # The state was copied, and written from another copy.
+        release_freed_memory()
         self.prune()
 
     def prune(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -22,7 +23,8 @@ from .tenures import Tenures
 
 DEFAULT_AUTHOR = "default"
 """The author of the rewards that are assumed where none came."""
-_CAPACITY = 50_000
+CAPACITY = 50_000
+"""So many decisions, and reward ids, are known without asking the log."""
 
 
 @runtime_checkable
@@ -83,7 +85,7 @@ class RewardJoin:
         reward_range: tuple[float, float],
         lookup: Lookup,
         comparable: Callable[[int], bool],
-        capacity: int = _CAPACITY,
+        capacity: int = CAPACITY,
     ) -> None:
         self.window_s = window_s
         self.reward_range = reward_range
@@ -101,7 +103,7 @@ class RewardJoin:
     def trim(self) -> None:
         """Forget the oldest beyond the capacity. Not while a commit is put together: it may not be in the log yet."""
         for known in (self._decisions, self._reward_ids):
-            for key in list(known)[: max(0, len(known) - self._capacity)]:
+            for key in list(islice(known, max(0, len(known) - self._capacity))):
                 del known[key]
 
     def add_decisions(self, decisions: Iterable[Decision], now_s: float) -> list[Decision]:

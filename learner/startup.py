@@ -21,9 +21,10 @@ from .core import Learner
 from .errors import ChainError, ConfigMismatchError, EncoderMismatchError, RosterError, StaleViewError
 from .event_log import Genesis
 from .follower import ChainFollower, build_schedule
+from .log_check import log_url
 from .restore import Restorer
 from .rules import build_rule
-from .storage import Storage, log_url
+from .storage import Storage
 from .tracing import Tracer
 
 logger = logging.getLogger(__name__)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,11 @@ PACKAGES = ("gating", "learner", "deployments")
 # Only these may import ray; everything else in deployments is plain.
 RAY_SHELL = {
     "learner/actor.py",
+    "learner/on_ray.py",
     "deployments/app.py",
     "deployments/autoscaling_policy.py",
     "deployments/ray_learner.py",
+    "deployments/replica.py",
     "deployments/metrics.py",
     "deployments/nodes.py",
     "deployments/runner.py",
@@ -23,6 +27,7 @@ RAY_SHELL = {
     "deployments/serve_config.py",
     "deployments/serve_tracing.py",
     "deployments/shared_serve.py",
+    "deployments/turns.py",
 }
 OPENTELEMETRY_SHELL = {"deployments/otel.py", "deployments/trace_export.py"}
 BITTENSOR_SHELL = {"learner/chain.py", "deployments/hotkey_auth.py", "deployments/client/auth.py"}
@@ -105,6 +110,12 @@ def test_opentelemetry_is_imported_by_its_shell_alone(module: str) -> None:
 )
 def test_the_client_needs_neither_learner_nor_anything_numeric(module: str) -> None:
     assert not roots(module) & {"ray", "torch", "numpy", "gating", "learner"}
+
+
+@pytest.mark.parametrize("module", ["deployments.runner", "deployments.app"])
+def test_what_every_start_waits_for_loads_no_torch(module: str) -> None:
+    program = f"import sys, {module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_tests_are_imported_by_no_package() -> None:

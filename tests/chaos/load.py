@@ -21,16 +21,17 @@ class Load:
         url: of the service.
         clients: how many.
         seed: of what they ask and reward.
+        books: to be kept together with another load's, of another seed.
     """
 
-    def __init__(self, url: str, *, clients: int = 2, seed: int = 0) -> None:
-        self.books = Books()
+    def __init__(self, url: str, *, clients: int = 2, seed: int = 0, books: Books | None = None) -> None:
+        self.books = books or Books()
         self.url = url
         self._stop = threading.Event()
         self._given_up = threading.Event()
         self._threads = [
             threading.Thread(
-                target=self._run, args=(random.Random(f"{seed}-{number}"),), name=f"client-{number}", daemon=True
+                target=self._run, args=(random.Random(f"{seed}-{number}"),), name=f"client-{seed}-{number}", daemon=True
             )
             for number in range(clients)
         ]

@@ -1,4 +1,4 @@
-"""A service on a real PostgreSQL under load: the server restarts and dies, and commits are cut."""
+"""A service on a real PostgreSQL under load: the server restarts and dies, commits are cut, and processes killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .tcp_proxy import CuttingProxy
 NAMES = [f"expert-{uid}" for uid in range(N)]
 
 
-def test_nothing_is_lost_when_the_database_restarts_dies_or_loses_its_connection_in_a_commit(
+def test_nothing_is_lost_when_the_database_or_the_service_s_processes_die_or_lose_each_other_in_a_commit(
     start_service: Callable[..., Service], postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     direct = postgres_server.create_database("chaos")
@@ -41,5 +41,7 @@ def test_nothing_is_lost_when_the_database_restarts_dies_or_loses_its_connection
                 faults.wait_for_progress()
                 faults.done.append("database killed")
                 faults.kill_learner()
+                faults.kill_controller()
+                faults.kill_proxy()
     finally:
         proxy.close()

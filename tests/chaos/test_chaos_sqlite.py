@@ -22,6 +22,7 @@ def data_of(service: Service) -> tuple[str, Path]:
     return f"sqlite:///{folder / 'events.db'}", folder / "checkpoints"
 
 
+@pytest.mark.long
 def test_nothing_is_lost_when_processes_are_killed_or_hang(start_service: Callable[..., Service]) -> None:
     service = start_service(NAMES, **settings())
     wait_for(lambda: len(service.replica_urls()) == 2 or None)

@@ -67,8 +67,9 @@ class LocalCluster:
         handler = signal.getsignal(signal.SIGTERM)
         with self._in_environment():
             set_ray_environment()
-            # Whoever deploys must say the same ports.
-            self.environment |= {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+            # Whoever deploys must say the same ports; and nodes that come later have the same.
+            is_rays = ("RAY_", "MALLOC_")
+            self.environment |= {name: value for name, value in os.environ.items() if name.startswith(is_rays)}
             self._cluster = Cluster()
             self.head_id = self._add(num_cpus=0)
         # Ray takes it for itself.

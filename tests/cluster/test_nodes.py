@@ -121,7 +121,8 @@ def asking(service: ClusterService, books: Books) -> Callable[..., Any]:
             finally:
                 caller.stop()
         assert caller.failures == []
-        print(f"\n{name}: {caller.answers} answers, the longest took {max(caller.took_s):.2f} s")  # noqa: T201
+        longest = ", ".join(f"{what} {max(took_s):.2f} s" for what, took_s in caller.took_s.items())
+        print(f"\n{name}: {caller.answers} answers; the longest {longest}")  # noqa: T201
 
     return ask
 

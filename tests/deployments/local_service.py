@@ -188,7 +188,11 @@ class LocalService:
             build_authenticator(auth or NoAuthArgs(), learner=self.learner, current_view=self.current_view)
         )
         state = StateView(
-            self.learner, self.subscriber, self.status, self.doorkeeper.failures, ClusterNodes(lambda: NODES)
+            self.learner,
+            self.subscriber,
+            self.status,
+            self.doorkeeper.failures,
+            ClusterNodes(lambda: {"nodes": NODES, "target_replicas": 1}),
         )
         self.gate = Gate(
             scorer,

@@ -36,12 +36,12 @@ class Store:
 
     def __init__(self) -> None:
         self.asked = 0
-        self.answer: list[dict[str, Any]] = [{"id": "aa"}]
+        self.answer: dict[str, Any] = {"nodes": [{"id": "aa"}], "target_replicas": 1}
         self.error: Exception | None = None
         self.there = threading.Event()
         self.there.set()
 
-    def fetch(self) -> list[dict[str, Any]]:
+    def fetch(self) -> dict[str, Any]:
         self.asked += 1
         self.there.wait()
         if self.error is not None:
@@ -59,12 +59,12 @@ class Clock:
 async def test_nodes_are_asked_for_again_only_when_they_are_old() -> None:
     store, clock = Store(), Clock()
     known = ClusterNodes(store.fetch, clock)
-    assert await known.read() == {"nodes": [{"id": "aa"}], "nodes_age_s": 0.0}
-    store.answer = [{"id": "aa"}, {"id": "bb"}]
+    assert await known.read() == {"nodes": [{"id": "aa"}], "target_replicas": 1, "nodes_age_s": 0.0}
+    store.answer = {"nodes": [{"id": "aa"}, {"id": "bb"}], "target_replicas": 3}
     clock.now_s += 1.5
-    assert await known.read() == {"nodes": [{"id": "aa"}], "nodes_age_s": 1.5}
+    assert await known.read() == {"nodes": [{"id": "aa"}], "target_replicas": 1, "nodes_age_s": 1.5}
     clock.now_s += 1.0
-    assert await known.read() == {"nodes": store.answer, "nodes_age_s": 0.0}
+    assert await known.read() == {**store.answer, "nodes_age_s": 0.0}
     assert store.asked == 2
 
 
@@ -82,7 +82,7 @@ async def test_while_the_control_store_hangs_the_last_answer_is_given_with_its_a
         asked = store.asked
     finally:
         store.there.set()
-    assert answers == [{"nodes": [{"id": "aa"}], "nodes_age_s": 60.0}] * 3
+    assert answers == [{"nodes": [{"id": "aa"}], "target_replicas": 1, "nodes_age_s": 60.0}] * 3
     # The call that hangs is the only one.
     assert asked == 2
     monkeypatch.setattr(nodes, "_PATIENCE_S", 30.0)
@@ -93,6 +93,6 @@ async def test_an_error_of_the_control_store_is_told_by_the_age_and_it_is_asked_
     store, clock = Store(), Clock()
     store.error = RuntimeError("failed to connect")
     known = ClusterNodes(store.fetch, clock)
-    assert await known.read() == {"nodes": [], "nodes_age_s": None}
+    assert await known.read() == {"nodes": [], "target_replicas": None, "nodes_age_s": None}
     store.error = None
-    assert await known.read() == {"nodes": [{"id": "aa"}], "nodes_age_s": 0.0}
+    assert await known.read() == {"nodes": [{"id": "aa"}], "target_replicas": 1, "nodes_age_s": 0.0}

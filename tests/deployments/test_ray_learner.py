@@ -10,7 +10,6 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from deployments import ray_learner as module
 from deployments.errors import LearnerAway
 from deployments.ray_learner import RayLearner
-from learner.actor import OPERATOR_PATIENCE_S
 from learner.config import BittensorChain, LearnerConfig, RosterChain
 from learner.errors import (
     CheckpointError,
@@ -24,6 +23,7 @@ from learner.errors import (
     RollInProgressError,
 )
 from learner.events import Action, PollReply, ReplicaStatus, Standing
+from learner.published import OPERATOR_PATIENCE_S
 from learner.startup import LearnerArgs
 
 from .local_service import until

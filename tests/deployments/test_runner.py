@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -61,8 +62,7 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ServeDeplo
     """What was deployed, where there is neither Ray nor anything to end: deploying then fails."""
     configs: list[ServeDeploySchema] = []
 
-    def deploy(config: ServeDeploySchema, wanted: list[str]) -> None:
-        assert wanted == ["gate"]
+    def deploy(config: ServeDeploySchema) -> None:
         configs.append(config)
         raise ServiceError("deploying failed")
 
@@ -71,6 +71,7 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ServeDeplo
     monkeypatch.setattr(runner, "_join_ray", lambda *_: None)
     monkeypatch.setattr(runner, "running_serve", lambda: None)
     monkeypatch.setattr(runner, "start_or_join_serve", lambda config: config)
+    monkeypatch.setattr(runner, "turn", lambda **_: contextlib.nullcontext())
     monkeypatch.setattr(runner, "_deploy", deploy)
     for name in ("interrupt_on_signals", "ignore_signals", "claim_port", "end_processes"):
         monkeypatch.setattr(runner, name, lambda *_: None)
@@ -121,7 +122,7 @@ def test_what_is_refused_before_it_is_deployed_takes_nothing_down(
     monkeypatch.setattr(runner, "start_or_join_serve", refuse)
     monkeypatch.setattr(runner.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(runner.ray, "shutdown", lambda: None)
-    monkeypatch.setattr(runner, "remove_apps", taken_down.extend)
+    monkeypatch.setattr(runner, "remove_apps", lambda apps, **_: taken_down.extend(apps))
     monkeypatch.setattr(runner, "stop_learner", taken_down.append)
     with (
         pytest.raises(ServiceError, match="runs on that cluster already"),

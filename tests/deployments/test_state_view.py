@@ -15,7 +15,7 @@ async def test_state_shows_learner_network_replicas_and_who_answered(service: Lo
     await service.reward({"reward_id": "mine", "message": "why?", "uids": [3], "rewards": [0.5]})
     state = (await service.http.get("/v1/state")).json()
     learner = state["learner"]
-    assert (state["nodes"], state["nodes_age_s"] < 60) == (NODES, True)
+    assert (state["nodes"], state["target_replicas"], state["nodes_age_s"] < 60) == (NODES, 1, True)
     assert (learner["status"], learner["epoch"], learner["version"]) == ("running", 1, 1)
     assert learner["checkpoint"] == dict.fromkeys(("name", "version", "age_s", "digest", "last_error")) | {
         "pruned_rows": 0

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from gating import ModelNotFoundError
-from gating.model_source import load_pretrained, locate, weight_files
+from gating.model_files import locate, weight_files
+from gating.model_source import load_pretrained
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 

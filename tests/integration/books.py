@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
+from typer.testing import CliRunner
 
+from deployments.cli import app
 from learner.checkpoint import CheckpointStore
 
 from .service import ROOT, TIDEGATE, Service, wait_for
@@ -94,9 +97,14 @@ def tidegate(*arguments: str, timeout_s: float = 60.0, **variables: str) -> subp
 
 
 def replay(service: Service, *options: str) -> dict[str, Any]:
-    """What `tidegate replay` makes of the log."""
-    done = tidegate("replay", "--config", str(service.config_path), "--json", *options)
-    assert done.returncode == 0, done.stderr
+    """What `tidegate replay` makes of the log. In this process: another would first import all that is here already."""
+    threads = torch.get_num_threads()
+    try:
+        done = CliRunner().invoke(app, ["replay", "--config", str(service.config_path), "--json", *options])
+    finally:
+        # Replaying sets them for its process.
+        torch.set_num_threads(threads)
+    assert done.exit_code == 0, done.output
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

@@ -83,25 +83,30 @@ class Service:
 
     def start(self, *prefixes: str) -> None:
         """Start and wait until the applications under these prefixes (default: the only one, at the root) are ready."""
-        self._launch(())
+        self.launch()
         wait_for(lambda: self._is_up(prefixes or ("",)), START_TIMEOUT_S)
 
     def join(self, address: str, environment: dict[str, str]) -> None:
         """Start on a Ray cluster that runs, in an environment as on its nodes, and wait until it is ready."""
-        self._launch(("--address", address), environment)
-        wait_for(lambda: self._is_up(("",)), START_TIMEOUT_S)
+        self.launch("--address", address, **environment)
+        self.wait_until_up()
+
+    def wait_until_up(self, prefix: str = "") -> None:
+        """Wait until the application under this prefix is ready."""
+        wait_for(lambda: self._is_up((prefix,)), START_TIMEOUT_S)
 
     def reconnect(self) -> None:
         """Talk again to what is left where the service was."""
         self.http = httpx.Client(base_url=self.url, timeout=30.0)
 
-    def _launch(self, options: tuple[str, ...], environment: dict[str, str] | None = None) -> None:
+    def launch(self, *options: str, **environment: str) -> None:
+        """Start `tidegate serve` with these options, in an environment that has these variables as well."""
         command = [*TIDEGATE, "serve", "--config", str(self.config_path), *options]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -136,7 +141,7 @@ class Service:
         """Start what was stopped, with the same config and further options of `tidegate serve`."""
         assert self.process.poll() is not None, "the service still runs"
         self.reconnect()
-        self._launch(options)
+        self.launch(*options)
         wait_for(lambda: self._is_up(("",)), START_TIMEOUT_S)
 
     def wait(self) -> int:

@@ -62,15 +62,15 @@ class Load:
                 stopping.wait(self._pause_s)
 
 
-@pytest.fixture(scope="module")
-def service(start_service: Callable[..., Service]) -> Service:
+def start(start_service: Callable[..., Service], **policy: Any) -> Service:
+    """A service that may have two replicas."""
     autoscaling = {
         "min_replicas": 1,
         "max_replicas": 2,
-        "target_delay_ms": TARGET_MS,
         "upscale_delay_s": 1,
         "downscale_delay_s": 2,
         "metrics_interval_s": 0.25,
+        **policy,
     }
     return start_service(
         [f"expert-{uid}" for uid in range(8)],
@@ -94,7 +94,10 @@ def delay_ms(told: list[dict[str, Any]]) -> float | None:
     return float(1000 * sum(replica["queued_tokens"] for replica in told) / speed)
 
 
-def test_load_brings_replicas_until_the_delay_is_under_the_target_and_they_go_with_it(service: Service) -> None:
+def test_load_brings_replicas_until_the_delay_is_under_the_target_and_they_go_with_it(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start(start_service, target_delay_ms=TARGET_MS)
     load, lone = Load(service.url), Load(service.url, pause_s=0.5)
     # This one stays when the load goes, so that a replica that stops has requests as well.
     lone.add()
@@ -107,6 +110,7 @@ def test_load_brings_replicas_until_the_delay_is_under_the_target_and_they_go_wi
         return len(told) == 2
 
     wait_for(two_run, timeout_s=120, every_s=0.5)
+    assert service.state()["target_replicas"] == 2
     recent: deque[float] = deque(maxlen=12)
 
     def is_under() -> bool:
@@ -126,5 +130,20 @@ def test_load_brings_replicas_until_the_delay_is_under_the_target_and_they_go_wi
     wait_for(is_under, timeout_s=120, every_s=0.25)
     load.stop()
     wait_for(lambda: len(service.replica_pids()) == 1, timeout_s=120)
+    wait_for(lambda: service.state()["target_replicas"] == 1)
     lone.stop()
     assert set(load.statuses + lone.statuses) == {200}
+    service.stop()
+
+
+def test_serves_own_policy_goes_by_how_many_requests_are_under_way(start_service: Callable[..., Service]) -> None:
+    service = start(start_service, policy="ongoing_requests", target_ongoing_requests=2)
+    load = Load(service.url)
+    # Two, which one replica is to have, and half as many again; none of them waits for long.
+    for _ in range(3):
+        load.add()
+    wait_for(lambda: len(replicas(service)) == 2, timeout_s=120, every_s=0.5)
+    assert service.state()["target_replicas"] == 2
+    load.stop()
+    wait_for(lambda: len(service.replica_pids()) == 1, timeout_s=120)
+    assert set(load.statuses) == {200}

@@ -1,12 +1,10 @@
-"""The ways to start and stop a service: `tidegate serve` and `down`, and plain `serve run`."""
+"""What the command line refuses to start, and plain `serve run`. How it ends: test_readme and test_durability."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,45 +14,9 @@ import yaml
 from deployments.local import wait_until_ended
 from tests.ports import free_port
 
-from .service import ROOT, TIDEGATE, Service, serve_config, wait_for, write_roster
+from .service import ROOT, TIDEGATE, serve_config, wait_for, write_roster
 
 NAMES = ["a", "b", "c"]
-
-
-def test_ctrl_c_leaves_nothing_and_the_port_can_be_served_again_at_once(
-    start_service: Callable[..., Service],
-) -> None:
-    service = start_service(NAMES)
-    assert "curl -s" in service.log
-    processes = service.processes()
-    # As a terminal does it: the signal goes to the whole foreground group, Ray's processes included.
-    os.killpg(service.process.pid, signal.SIGINT)
-    assert service.wait() == 0
-    assert "stopped" in service.log
-    assert wait_until_ended(processes, 10) == []
-
-    again = Service(yaml.safe_load(service.config_path.read_text(encoding="utf-8")), service.config_path.parent)
-    again.start()
-    try:
-        assert len(again.post("/v1/score", {"messages": ["a"]})["scores"][0]["scores"]) == len(NAMES)
-        taken = subprocess.run(
-            [*TIDEGATE, "serve", "--config", str(again.config_path)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert taken.returncode == 1
-        assert f"port {again.port}" in taken.stderr
-        assert "tidegate down" in taken.stderr
-    finally:
-        processes = again.processes()
-        down = subprocess.run(
-            [*TIDEGATE, "down", "--port", str(again.port)], cwd=ROOT, capture_output=True, text=True, timeout=120
-        )
-    assert f"stopped the service on port {again.port}" in down.stdout
-    assert wait_until_ended(processes, 10) == []
-    assert again.wait() == 0
 
 
 def test_a_host_beyond_loopback_is_refused_without_authentication(tmp_path: Path) -> None:

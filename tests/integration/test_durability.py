@@ -1,16 +1,20 @@
-"""A service whose parts die, that is stopped and started again, and whose operators change what it knows."""
+"""A service whose parts die, that is stopped and started again, and whose operators change what it knows.
+
+It is the one that test_deaths has before.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+
+from deployments.local import wait_until_ended
 
 from .books import (
     PROMPTS,
@@ -31,26 +35,12 @@ from .books import (
 )
 from .service import Service, kill, wait_for
 
-N = 12
+N = 16
 
 
 @pytest.fixture(scope="module")
-def service(start_service: Callable[..., Service]) -> Service:
-    service = start_service(
-        [f"expert-{uid}" for uid in range(N)],
-        learner={
-            "rule": {"name": "adagrad"},
-            "shadow": [{"name": "pooled_ridge", "label": "other"}],
-            "compare_interval_s": 0.2,
-            "heartbeat_s": 0.2,
-            "log": {"lease_s": 2.0},
-            "checkpoints": {"interval_s": 600.0, "keep": 3},
-        },
-        serving={"max_age_s": 0.5, "wait_timeout_s": 5.0},
-        replica={"num_replicas": 2, "num_cpus": 0.5},
-    )
-    wait_for(lambda: len(service.replica_urls()) == 2)
-    return service
+def service(durable_service: Service) -> Service:
+    return durable_service
 
 
 def versions(service: Service) -> list[int]:
@@ -232,7 +222,10 @@ def test_a_restart_goes_on_where_it_ended_even_from_the_checkpoint_before_a_dama
     service.post("/v1/admin/checkpoint", {})
     learn_something(service)
     before, version, epoch = scores(service), newest(service), service.state()["learner"]["epoch"]
-    assert service.stop() == 0
+    processes = service.processes()
+    assert any(process.name() == "haproxy" for process in processes)
+    assert service.stop(signal.SIGTERM) == 0
+    assert wait_until_ended(processes, 10) == []
     manifest = checkpoints(service).list()[0]
     assert manifest.version == version
     tensors = database(service).parent / "checkpoints" / manifest.name / manifest.tensors
@@ -282,7 +275,10 @@ def test_an_erased_embedding_is_gone_and_what_was_learned_from_it_stays(service:
     wait_for(lambda: service.state()["learner"].get("epoch", 0) > epoch)
     assert scores(service) == before
     assert replay(service)["erased"] == 1
-    assert service.stop() == 0
+    processes = service.processes()
+    assert tidegate("down", "--port", str(service.port)).stdout == f"stopped the service on port {service.port}\n"
+    assert wait_until_ended(processes, 10) == []
+    assert service.wait() == 0
 
 
 def set_rule(service: Service, name: str) -> None:

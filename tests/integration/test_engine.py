@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -18,8 +17,8 @@ N = 256
 
 
 @pytest.fixture(scope="module")
-def service(start_service: Callable[..., Service]) -> Service:
-    return start_service([f"expert-{uid}" for uid in range(N)])
+def service(default_service: Service) -> Service:
+    return default_service
 
 
 def replica(service: Service, since_s: float = 0.0) -> dict[str, Any]:

@@ -6,9 +6,11 @@ The tests are one story on one cluster, told in order.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.ports import free_port
 from tests.redis_server import running_redis
 
 from .books import database, tidegate
+from .joiner import TOLD
 from .ray_head import RayHead
 from .service import ROOT, Service, kill, serve_config, wait_for, write_roster
 
@@ -93,6 +96,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield running
         finally:
             head.remove()
+            service.end()
             service.http.close()
 
 
@@ -136,6 +140,79 @@ def test_a_service_whose_name_is_taken_is_refused_and_what_has_the_name_stays(cl
     assert "an application 'second' runs on that cluster already" in refused.stderr
     assert cluster.pids("LearnerActor", "ServeReplica") == before
     assert cluster.service.http.get("/second/readyz").status_code == 200
+
+
+class Joiner:
+    """A process that deploys and removes applications when it is told; see `joiner`."""
+
+    def __init__(self, head: RayHead, config_path: Path, count: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.joiner", head.address, config_path, str(count)],
+            cwd=ROOT,
+            env={**os.environ, **head.environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.names = self.answer()
+
+    def tell(self, what: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> set[str]:
+        assert self._process.stdout is not None
+        return next(set(line.split()[1:]) for line in self._process.stdout if line.startswith(TOLD))
+
+    def end(self) -> None:
+        self._process.communicate()
+
+
+def test_of_two_that_deploy_at_the_same_instant_none_deletes_what_the_other_has_added(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    ours = yaml.safe_load(cluster.service.config_path.read_text(encoding="utf-8"))
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump({**ours, "applications": [THEIRS]}), encoding="utf-8")
+    with ExitStack() as ending:
+        joiners = [Joiner(cluster.head, path, count=3) for _ in range(2)]
+        for joiner in joiners:
+            ending.callback(joiner.end)
+
+        def both(what: str) -> set[str]:
+            """What is deployed after both were told the same at once."""
+            for joiner in joiners:
+                joiner.tell(what)
+            return set.union(*(joiner.answer() for joiner in joiners))
+
+        both("deploy")
+        assert both("deployed") == {"tides", "second", "gate"} | joiners[0].names | joiners[1].names
+        both("remove")
+        assert both("deployed") == {"tides", "second", "gate"}
+    assert cluster.others_are_as_they_were()
+
+
+def test_two_services_that_join_at_once_are_both_served_and_go_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    services = []
+    for name in ("left", "right"):
+        config = yaml.safe_load(cluster.service.config_path.read_text(encoding="utf-8"))
+        [app] = config["applications"]
+        app.update(name=name, route_prefix=f"/{name}")
+        app["args"]["learner"]["log"] = {"url": "memory"}
+        folder = tmp_path / name
+        folder.mkdir()
+        services.append(Service(config, folder))
+    for service in services:
+        service.launch("--address", cluster.head.address, **cluster.head.environment)
+    for service in services:
+        service.wait_until_up(f"/{service.config_path.parent.name}")
+    for service in services:
+        service.process.send_signal(signal.SIGINT)
+    assert [service.wait() for service in services] == [0, 0], [service.log for service in services]
+    assert len(cluster.head.processes("LearnerActor")) == 2
+    assert cluster.service.http.get("/readyz").status_code == 200
+    assert cluster.others_are_as_they_were()
 
 
 def test_scoring_and_learning_go_on_while_the_control_store_is_away_and_its_tables_come_back(cluster: Cluster) -> None:

@@ -16,10 +16,11 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from deployments.errors import LearnerAway
 from deployments.ray_learner import RayLearner
-from learner.actor import NAMESPACE, LearnerArgs, get_or_create_learner, learner_name
+from learner.actor import LearnerArgs, get_or_create_learner
 from learner.config import AdagradConfig, BittensorChain, CheckpointConfig, LearnerConfig, LogConfig, RosterChain
 from learner.errors import ConfigMismatchError, EncoderMismatchError, RollInProgressError
 from learner.events import ReplicaStatus, RewardItem
+from learner.on_ray import NAMESPACE, learner_name
 from tests.chain_node.node import ChainNode
 
 from .service import wait_for, write_roster

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-from collections.abc import Iterator
+import signal
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 import deployments.client
 from deployments.client import GateClient
+from deployments.local import wait_until_ended
 from tests.docs.blocks import Block, blocks
-from tests.ports import free_port
 
+from .books import tidegate
 from .service import ROOT, Service
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,13 +26,8 @@ PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
-    config["http_options"]["port"] = free_port()
-    service = Service(config, tmp_path_factory.mktemp("readme"))
-    service.start()
-    yield service
-    service.end()
+def service(default_service: Service) -> Service:
+    return default_service
 
 
 class Transcript:
@@ -124,3 +120,24 @@ def test_the_tree_names_every_module() -> None:
         for module in (ROOT / package).glob("*.py"):
             shown = module.name in tree or (module.name.startswith("demo") and "demo*.py" in tree)
             assert shown or module.name == "__init__.py", f"README's tree lacks {package}/{module.name}"
+
+
+def test_another_service_on_the_same_port_is_refused(service: Service) -> None:
+    assert "curl -s" in service.log
+    taken = tidegate("serve", "--config", str(service.config_path))
+    assert taken.returncode == 1
+    assert f"port {service.port}" in taken.stderr
+    assert "tidegate down" in taken.stderr
+    assert len(service.post("/v1/score", {"messages": ["a"]})["scores"][0]["scores"]) == 256
+
+
+# The last one: it ends the service.
+
+
+def test_ctrl_c_leaves_nothing(service: Service) -> None:
+    processes = service.processes()
+    # As a terminal does it: the signal goes to the whole foreground group, Ray's processes included.
+    os.killpg(service.process.pid, signal.SIGINT)
+    assert service.wait() == 0
+    assert "stopped" in service.log
+    assert wait_until_ended(processes, 10) == []

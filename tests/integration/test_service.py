@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,25 +100,6 @@ def test_a_reward_changes_the_scores_on_both_replicas_under_one_version(service:
     changed = [uid for uid in range(N) if abs(after[uid] - before[uid]) > 1e-7]
     assert sorted(changed) == sorted(selection["uids"])
     assert after[selection["uids"][0]] > before[selection["uids"][0]]
-
-
-def test_the_work_of_a_client_that_went_away_is_dropped(service: Service) -> None:
-    def texts() -> int:
-        return sum(replica["texts"] for replica in service.state()["replicas"])
-
-    def nothing_waits() -> bool:
-        # By what replicas told of themselves after the client had gone, not before.
-        since_s = time.monotonic() - gone_s
-        replicas = service.state()["replicas"]
-        return all(replica["last_poll_s"] < since_s and replica["queued_texts"] == 0 for replica in replicas)
-
-    encoded = texts()
-    long = [f"{number} " + "tide gate moon salt harbour why compute " * 60 for number in range(200)]
-    with pytest.raises(httpx.ReadTimeout):
-        service.http.post("/v1/score", json={"messages": long}, timeout=2.0)
-    gone_s = time.monotonic()
-    wait_for(nothing_waits)
-    assert texts() - encoded < len(long) // 2
 
 
 def test_a_decision_rewarded_through_the_other_replica_is_joined(service: Service) -> None:

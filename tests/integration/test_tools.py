@@ -28,7 +28,7 @@ from .service import ROOT, TIDEGATE, Service, wait_for
 # The models of the OpenAI server; `broken` comes first, and so is the first to be tried.
 NAMES = ["broken", *SUBJECTS]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-# They would stop or start something; what they do is tested in test_command_line, test_upgrades and below.
+# They would stop or start something; what they do is tested in test_readme, test_durability, test_upgrades and below.
 ONLY_PARSED = {"serve", "down", "handover"}
 
 

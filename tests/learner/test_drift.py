@@ -79,5 +79,7 @@ def test_another_rules_losses_begin_anew_but_the_count_stays():
 
 
 def test_what_only_serves_does_not_load_the_detector():
-    program = "import sys, deployments.app; assert 'learner.drift' in sys.modules; assert 'river' not in sys.modules"
+    program = (
+        "import sys, deployments.replica; assert 'learner.drift' in sys.modules; assert 'river' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -14,6 +14,7 @@ from learner.errors import (
     UnknownVersionError,
     WrongLogError,
 )
+from learner.log_check import is_new
 from learner.sql import open_sql_log
 from learner.state import RuleIdentity
 from learner.storage import check_storage
@@ -182,3 +183,19 @@ def test_a_learner_refuses_what_the_check_refuses(place):
     log.close()
     for refusal in (checked, started):
         assert "`tidegate replay --rule adagrad --write-checkpoint`" in str(refusal.value)
+
+
+def test_an_application_is_new_until_it_has_a_log_or_checkpoints(place):
+    config = LearnerConfig.model_validate(place.settings)
+    assert is_new(config, "app")
+    assert place.files() == {}
+    place.run("one")
+    assert not is_new(config, "app")
+    place.file.unlink()
+    assert not is_new(config, "app"), "there are checkpoints"
+
+
+@pytest.mark.parametrize(("url", "is_it"), [("memory", True), ("postgresql://127.0.0.1:1/gate", False)])
+def test_whether_a_log_elsewhere_is_new_is_for_the_check_to_say(url, is_it, tmp_path):
+    settings = {"log": {"url": url}, "checkpoints": {"url": str(tmp_path)}}
+    assert is_new(LearnerConfig.model_validate(settings), "app") == is_it

@@ -1,7 +1,8 @@
 """Steady mixed load for minutes on a cluster of three nodes, while processes are killed and experts change hands.
 
 `make soak MINUTES=10`. What was killed, how long calls took, and how memory and open files grew is printed, and kept in
-benchmarks/results/soak.json.
+benchmarks/results/soak.json. What fills up by design is filled first (`fill`), and the allocator has few arenas
+(`deployments.local.ray_environment`), so that what is left of growth is a leak.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from tests.integration.service import kill, serve_config, wait_for, write_roster
 from tests.ports import free_port
 from tests.postgres import PostgresServer
 
+from .fill import fill
 from .watch import Life, Watch
 
 __all__ = ["cluster"]
@@ -44,9 +46,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.long]
 N = 256
 DURATION_S = float(os.environ.get("TIDEGATE_SOAK_MINUTES", "10")) * 60
 PAUSE_S = 15.0
-MIN_LIFE_S = 150.0
-"""Only of processes that lived so long is it held that they do not grow."""
-MAX_MIB_PER_MINUTE = 2.0
+LEARNERS_DIE_FOR = 0.3
+"""Of the time; none that had to fill up again could be held to grow no more."""
+MIN_WATCHED_S = 90.0
+"""Only of processes that were watched so long is it held that they do not grow."""
+MAX_MIB_PER_MINUTE = 1.0
 MAX_FILES_PER_MINUTE = 1.0
 
 recovered = partial(wait_for, timeout_s=PATIENCE_S)
@@ -55,32 +59,38 @@ recovered = partial(wait_for, timeout_s=PATIENCE_S)
 class Troubles:
     """What happens to the service, drawn at random; each returns once the service is whole again.
 
-    One replica is spared, and so is the learner after half of the time: so that there are processes old enough to tell
-    whether they grow.
+    One replica is spared, so that there is one old enough to tell whether it grows.
     """
 
     def __init__(self, service: ClusterService, roster: Path, database: str) -> None:
         self.service = service
-        self.done: list[str] = []
+        self.took_s: dict[str, list[float]] = {}
+        """What has happened, and for how long something was missing each time."""
         self._roster = roster
         self._database = database
         self._names = [f"expert-{uid}" for uid in range(N)]
         self._chance = random.Random(0)
         self._spared = min(actor.pid for actor in service.cluster.actors("ServeReplica"))
-        self._half_s = time.monotonic() + DURATION_S / 2
 
-    def next(self) -> None:
-        kinds: list[Callable[[], None]] = [self.kill_replica, self.kill_proxy, self.change_hands, self.change_hands]
-        if time.monotonic() < self._half_s:
-            kinds.append(self.kill_learner)
-        self._chance.choice(kinds)()
+    def next(self, *, learner: bool) -> None:
+        kinds: list[tuple[str, Callable[[], None]]] = [
+            ("replica killed", self.kill_replica),
+            ("haproxy killed", self.kill_proxy),
+            ("owner changed", self.change_hands),
+            ("owner changed", self.change_hands),
+        ]
+        if learner:
+            kinds.append(("learner killed", self.kill_learner))
+        name, cause = self._chance.choice(kinds)
+        started_s = time.monotonic()
+        cause()
+        self.took_s.setdefault(name, []).append(time.monotonic() - started_s)
 
     def kill_learner(self) -> None:
         [learner] = self.service.cluster.actors("LearnerActor")
         kill(learner.pid)
         recovered(lambda: [a.pid for a in self.service.cluster.actors("LearnerActor")] not in ([], [learner.pid]))
         recovered(lambda: self.service.state()["learner"].get("epoch", 0) > 0)
-        self.done.append("learner killed")
 
     def kill_replica(self) -> None:
         pids = {actor.pid for actor in self.service.cluster.actors("ServeReplica")}
@@ -92,7 +102,6 @@ class Troubles:
             return victim not in now and len(now) == len(pids) and len(self.service.state()["replicas"]) >= len(pids)
 
         recovered(is_replaced)
-        self.done.append("replica killed")
 
     def kill_proxy(self) -> None:
         before = self._haproxies()
@@ -100,16 +109,15 @@ class Troubles:
             with contextlib.suppress(ProcessLookupError):
                 kill(pid)
         recovered(lambda: self._haproxies() - before)
-        self.done.append("haproxy killed")
+        recovered(lambda: self.service.http.get("/readyz").is_success)
 
     def change_hands(self) -> None:
         """One expert leaves and another takes its uid."""
         uid = self._chance.randrange(N)
-        self._names[uid] = f"newcomer-{len(self.done)}"
+        self._names[uid] = f"newcomer-{len(self.took_s.get('owner changed', []))}"
         write_roster(self._roster, self._names)
         with GateClient(self.service.url, retries=100, timeout_s=PATIENCE_S) as operator:
             assert uid in operator.resync()["reset"]
-        self.done.append("owner changed")
 
     def _haproxies(self) -> set[int]:
         mine = str(self.service.port)
@@ -157,10 +165,14 @@ def test_nothing_grows_and_nothing_is_lost(service: ClusterService, database: st
     for caller in callers:
         caller.start()
     watch.start()
-    started_s = time.monotonic()
+    started_s, is_full = time.monotonic(), False
     try:
         while time.monotonic() < started_s + DURATION_S:
-            troubles.next()
+            if not is_full and time.monotonic() > started_s + LEARNERS_DIE_FOR * DURATION_S:
+                fill(clients[0], books)
+                watch.is_full()
+                is_full = True
+            troubles.next(learner=not is_full)
             # How long it is left in peace is the load itself, and no condition to wait for.
             time.sleep(PAUSE_S)
     finally:
@@ -190,7 +202,7 @@ def processes(service: ClusterService) -> dict[int, str]:
 
 def grown(lives: list[Life]) -> list[dict[str, Any]]:
     """Those that lived long enough to tell, and grew."""
-    told = [life.describe() for life in lives if life.lasted_s >= MIN_LIFE_S]
+    told = [life.describe() for life in lives if life.watched_s >= MIN_WATCHED_S]
     return [
         life
         for life in told
@@ -199,19 +211,28 @@ def grown(lives: list[Life]) -> list[dict[str, Any]]:
     ]
 
 
+def quantiles(took_ms: np.ndarray) -> dict[str, float]:
+    return {name: round(float(np.percentile(took_ms, q)), 1) for name, q in (("p50", 50), ("p99", 99), ("max", 100))}
+
+
 def report(troubles: Troubles, callers: list[Caller], books: Books, lives: list[Life]) -> None:
     """Print and keep what happened."""
-    took_ms = 1000 * np.concatenate([caller.took_s for caller in callers])
+    took_ms = {
+        what: 1000 * np.concatenate([caller.took_s[what] for caller in callers if what in caller.took_s])
+        for what in ("score", "select", "select, durable", "report")
+    }
     figures = {
         "minutes": DURATION_S / 60,
-        "troubles": {name: troubles.done.count(name) for name in sorted(set(troubles.done))},
-        "calls": len(took_ms),
-        "call_ms": {name: float(np.percentile(took_ms, q)) for name, q in (("p50", 50), ("p99", 99), ("max", 100))},
+        "troubles_s": {name: [round(s, 1) for s in took_s] for name, took_s in sorted(troubles.took_s.items())},
+        "calls": {what: len(took) for what, took in took_ms.items()},
+        "call_ms": {what: quantiles(took) for what, took in took_ms.items()},
         "rewards_acknowledged": len(books.acknowledged),
         "counts": dict(books.counts),
-        "processes": [life.describe() for life in lives if life.lasted_s >= MIN_LIFE_S],
+        "processes": [life.describe() for life in lives if life.watched_s >= MIN_WATCHED_S],
     }
-    table = Table("process", "lived, s", "RSS, MiB", "MiB a minute", "files", "files a minute", title="soak")
+    table = Table(
+        "process", "lived, s", "watched, s", "RSS, MiB", "MiB a minute", "files", "files a minute", title="soak"
+    )
     for row in figures["processes"]:  # type: ignore[attr-defined]
         table.add_row(*(str(value) for value in row.values()))
     console = Console()

@@ -5,31 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from deployments.client import GateClient, Reward
-from deployments.local import wait_until_ended
 
 from .service import Service, kill, wait_for
 
-N = 16
 MAX_AGE_S = 0.5
 
 
 @pytest.fixture(scope="module")
-def service(start_service: Callable[..., Service]) -> Service:
-    service = start_service(
-        [f"expert-{uid}" for uid in range(N)],
-        learner={"rule": {"name": "adagrad"}, "heartbeat_s": 0.2},
-        serving={"max_age_s": MAX_AGE_S, "wait_timeout_s": 2.0},
-        replica={"num_replicas": 2, "num_cpus": 0.5},
-    )
-    wait_for(lambda: len(service.replica_urls()) == 2)
-    return service
+def service(durable_service: Service) -> Service:
+    return durable_service
 
 
 def learn_something(service: Service, text: str = "moon") -> int:
@@ -133,10 +123,3 @@ def test_a_client_that_retries_loses_no_reward_to_a_killed_learner(service: Serv
         report = client.report([reward], wait="published")
         assert (report.accepted, report.reached) == (2, True)
         assert client.report([reward]).duplicates == 2
-
-
-def test_sigterm_ends_everything_that_was_started(service: Service) -> None:
-    processes = service.processes()
-    assert any(process.name() == "haproxy" for process in processes)
-    assert service.stop(signal.SIGTERM) == 0
-    assert wait_until_ended(processes, 10) == []
