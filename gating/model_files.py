@@ -1,6 +1,7 @@
-"""Finding a pretrained transformer's files: in a folder, in a Python package, in the hub's cache, on the hub.
+"""Where a pretrained transformer's files are: in a folder, in a Python package, in the hub's cache, on the hub.
 
-Without torch, so that a start can say at once that a model is missing.
+Loads no torch, so that whoever starts a service can look before anything runs; huggingface_hub is imported for names
+that are neither a package's nor a folder's.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _locate_on_hub(model_name: str, tried: list[str]) -> Path:
 
 
 def not_found(model_name: str, tried: list[str]) -> ModelNotFoundError:
-    """The error that no model is there, with what was tried."""
+    """The error that says what was tried."""
     attempts = "".join(f"\n  tried {attempt}" for attempt in tried)
     return ModelNotFoundError(f"no model could be loaded as {model_name!r}{attempts}\n{_OFFLINE_ADVICE}")
 

@@ -1,6 +1,6 @@
-"""Reading a pretrained transformer.
+"""Reading a pretrained transformer, and refusing what cannot encode; where its files are is found by `model_files`.
 
-transformers and huggingface_hub are imported when a model is loaded: they double the time of `import gating`.
+transformers is imported when a model is loaded: it doubles the time of `import gating`.
 """
 
 from __future__ import annotations
