@@ -67,7 +67,7 @@ class PooledRidgeConfig(RuleSettings):
     optimism: float = Field(default=0.7, ge=0, le=1e6)
     """How much more than all uids together one that was tried is taken to be worth for kinds of prompts of which it has
     earned nothing yet, in standard deviations of what sets uids apart. It is part of the score, so that the right uid
-    for each kind is found also where only one is asked."""
+    for each kind is found also where only one is asked. With N > 32 uids it is 32 / N of that."""
     memory_rewards: float = Field(default=2_000.0, ge=10, le=20_000)
     """What a uid earned is down to 1/e of its weight after so many later rewards of its own."""
     memory_rounds: float = Field(default=500.0, ge=10, le=1e6)

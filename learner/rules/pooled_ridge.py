@@ -15,7 +15,8 @@ of what sets a uid apart, sqrt(2 s / ridge) at a prompt of the usual squared len
 optimistic initial values (Sutton and Barto 2018, 2.6) give way along the directions in which a uid has earned rewards
 and stay along the others. So one that was found bad at one kind of prompt is still tried at another, which a bonus by
 count cannot bring about: that is the same for every prompt. Who was never tried has the bonus only, so that nobody
-gains by registering again.
+gains by registering again. With more than 32 uids it falls as 1 / N: then several are good at each kind of prompt, and
+to try everybody at everything costs more than it brings (at N = 256 .01 to .02 of reward at k = 1).
 
 The weights w fade: those of a uid by 1 - 1/memory_rewards with each later reward of its own, and all, the pool's
 too, by 1 - k / (memory_rounds N) with each learned event of k uids, so that a uid that is no longer asked is
@@ -49,6 +50,7 @@ from .ridge import Sums, factored, solved, sums_by_uid
 from .shrinkage import Shrinkage, evenly_spaced, fitted
 
 _BONUS_PRIOR = 20.0
+_FEW_UIDS = 32.0  # with more, the optimism falls in proportion
 _TRIED = 2.0  # with so many rewards half of the optimism counts
 _USUAL_LENGTH = 2.0  # squared: 1 along the directions and the constant's
 _NOTCH = 1.0 / 64.0
@@ -191,7 +193,8 @@ class PooledRidge:
         target = turned_target(shared, rows["basis"], rows["target"]) * left[:, None]
         counts = rows["rewards"] * torch.exp(-age).float()
         priors = self._priors(state, slice(None))
-        hope = self.optimism * math.sqrt(_USUAL_LENGTH * noise / ridge)
+        few = min(1.0, _FEW_UIDS / max(len(counts), 1))
+        hope = self.optimism * few * math.sqrt(_USUAL_LENGTH * noise / ridge)
         priors[:, -1] += hope * counts / (counts + _TRIED)
         right = target + ridge * priors
         bonuses = bonus / torch.sqrt(counts + _BONUS_PRIOR)

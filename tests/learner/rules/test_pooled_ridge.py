@@ -287,6 +287,19 @@ def test_without_optimism_a_uid_that_was_bad_at_one_kind_may_be_tried_at_no_othe
     assert earned_by_experts_of_one_kind_each(0, optimism=0.0) < 0.75
 
 
+def test_among_many_uids_optimism_falls_in_proportion():
+    def lift(num_uids):
+        biases = []
+        for optimism in (0.0, 2.0):
+            rule, state = fresh(num_uids, optimism=optimism)
+            rule.update(state, learn_batch((np.ones(DIM, np.float16), {0: 0.5})))
+            biases.append(float(rule.head(state).bias[0]))
+        return biases[1] - biases[0]
+
+    assert lift(32) == pytest.approx(lift(8), rel=1e-3)
+    assert lift(128) == pytest.approx(lift(32) / 4, rel=1e-3)
+
+
 def test_a_uid_that_is_no_longer_asked_is_forgotten_and_gets_its_bonus_back():
     rule, state = fresh()
     rng = np.random.default_rng(0)
