@@ -78,7 +78,11 @@ class Newcomer:
         program.write_text(f"#!/bin/sh\n{python}\n", encoding="utf-8")
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         done = subprocess.run(
-            ["make", "setup", f"PYTHON={program}"], cwd=self.folder, capture_output=True, text=True, timeout=60
+            ["make", "--no-print-directory", "setup", f"PYTHON={program}"],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode != 0
         assert not (self.folder / ".venv").exists()
