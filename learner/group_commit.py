@@ -131,7 +131,7 @@ class GroupCommitter(threading.Thread):
                 raise
             self._failed(error)
             return
-        self.last_error = None
+        # It is no sign that the log is back: there may have been nothing to write. That the next tick tells.
         for (_, future), answer in zip(group, answers, strict=True):
             if isinstance(answer, LearnerError):
                 future.set_exception(answer)

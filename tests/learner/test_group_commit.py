@@ -119,7 +119,7 @@ def test_a_group_of_cancelled_callers_is_no_commit(open_office):
 
 @pytest.mark.parametrize("fails", ["before", "after"])
 def test_while_the_log_is_away_every_caller_hears_of_it_and_the_thread_goes_on(open_office, fails, caplog):
-    office = open_office()
+    office = open_office(tick_s=0.01)
     office.log.fail_next = fails
     futures = [office.report(f"r-{index}") for index in range(3)]
     office.committer.start()
@@ -130,6 +130,15 @@ def test_while_the_log_is_away_every_caller_hears_of_it_and_the_thread_goes_on(o
     assert office.learner.uid_table()[0]["rewards"] == 3
     assert caplog.text.count("log_unavailable") == 1
     office.wait_for(lambda: office.committer.last_error is None)
+
+
+def test_a_commit_that_has_nothing_to_write_ends_no_outage(open_office):
+    office = open_office()
+    office.log.fail_next = "before"
+    office.committer.start()
+    assert isinstance(office.report("r-1").exception(PATIENCE_S), LogUnavailableError)
+    assert office.committer.submit(lambda draft: None).result(PATIENCE_S) is None
+    assert office.committer.last_error == "the line broke before anything was written"
 
 
 def test_an_outage_is_shown_until_it_is_over(open_office, caplog):
