@@ -85,7 +85,9 @@ def running_service(
             claim_port(claims, host, port)
             if not reset:
                 _check_storage(args)
-            look_around(config, say)
+            # Replicas with an environment of their own may have their model there.
+            here = [app.name for app in config.applications if app.name in args and not app.runtime_env]
+            look_around([args[name].encoder.model_name for name in here], say)
         node_id, deployed = "", False
         try:
             interrupt_on_signals()
@@ -193,26 +195,20 @@ def _check_storage(args: Mapping[str, ServeArgs]) -> None:
             check_storage(learner, app)
 
 
-def look_around(config: ServeDeploySchema, say: Callable[[str], None]) -> None:
-    """Refuse what the replicas would refuse, and say what this machine is short of."""
-    check_models(config)
+def look_around(models: Iterable[str], say: Callable[[str], None]) -> None:
+    """Find the encoders' models before replicas look for them in vain, and say what this machine is short of.
+
+    What only the hub has is fetched.
+
+    Raises:
+        ModelNotFoundError: there is none of a name.
+    """
+    for model in models:
+        locate(model)
     for shortage in shortages(Machine.here(), object_store_bytes=_OBJECT_STORE_BYTES):
         say(shortage)
     if address := os.environ.get("RAY_ADDRESS"):
         say(f"RAY_ADDRESS ({address}) is not followed, Ray is started here; `--address auto` joins that cluster")
-
-
-def check_models(config: ServeDeploySchema) -> None:
-    """Find the encoders' models, before replicas look for them in vain; what only the hub has is fetched.
-
-    An application whose replicas have an environment of their own may have them there, and is left alone.
-
-    Raises:
-        ModelNotFoundError: there is none of that name.
-    """
-    for app in config.applications:
-        if app.import_path == IMPORT_PATH and not app.runtime_env and isinstance(app.args, dict):
-            locate(parse_args(app.args).encoder.model_name)
 
 
 def _patience_s(args: Iterable[ServeArgs]) -> float:

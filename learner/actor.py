@@ -106,7 +106,7 @@ class LearnerActor:
         except LearnerError:
             self._storage.log.close()
             raise
-        self._published = Published(self._learner, self._changed, put=ray.put)
+        self._published = Published(self._learner, self._changed, store=ray.put)
         self._build_threads(args)
         self._operations = Operations(
             self._learner, self._commit, self._published, self._housekeeper, self._storage.checkpoints

@@ -20,13 +20,13 @@ class Published:
     Args:
         learner: whose versions they are.
         changed: notified whenever something was learned or published.
-        put: puts a snapshot into the object store; returns the reference to it.
+        store: puts a snapshot into the object store; returns the reference to it.
     """
 
-    def __init__(self, learner: Learner, changed: Signal, *, put: Callable[[HeadSnapshot], Any]) -> None:
+    def __init__(self, learner: Learner, changed: Signal, *, store: Callable[[HeadSnapshot], Any]) -> None:
         self._learner = learner
         self._changed = changed
-        self._put = put
+        self._store = store
         self._newest: tuple[HeadSnapshot, dict[int, Any]] | None = None
 
     @property
@@ -41,7 +41,7 @@ class Published:
 
     def put(self, snapshot: HeadSnapshot) -> None:
         """This one is the newest from now on; whoever sets it wakes those who wait."""
-        self._newest = snapshot, {snapshot.format: self._put(snapshot)}
+        self._newest = snapshot, {snapshot.format: self._store(snapshot)}
 
     def newer_than(self, have: tuple[int, int], wanted: int | None) -> tuple[tuple[int, int], list[Any]]:
         """(epoch, version) of the newest, and the reference to it unless the caller has it. Called from one thread.
@@ -57,7 +57,7 @@ class Published:
         if snapshot.order == have or wanted is None:
             return snapshot.order, []
         if wanted not in refs:
-            refs[wanted] = self._put(snapshot.in_format(wanted))
+            refs[wanted] = self._store(snapshot.in_format(wanted))
         return snapshot.order, [refs[wanted]]
 
     async def wait_for_newer(self, have: tuple[int, int], timeout_s: float) -> None:

@@ -16,7 +16,7 @@ optimistic initial values (Sutton and Barto 2018, 2.6) give way along the direct
 and stay along the others. So one that was found bad at one kind of prompt is still tried at another, which a bonus by
 count cannot bring about: that is the same for every prompt. Who was never tried has the bonus only, so that nobody
 gains by registering again. With more than 32 uids it falls as 1 / N: then several are good at each kind of prompt, and
-to try everybody at everything costs more than it brings (at N = 256 .01 to .02 of reward at k = 1).
+to try everybody at everything costs more than it brings (benchmarks/results/settings_tried.md has the figures).
 
 The weights w fade: those of a uid by 1 - 1/memory_rewards with each later reward of its own, and all, the pool's
 too, by 1 - k / (memory_rounds N) with each learned event of k uids, so that a uid that is no longer asked is

@@ -24,7 +24,6 @@ from deployments.installed import importing_ray
 from deployments.local import ServiceError
 from deployments.machine import Machine, shortages
 from deployments.ports import PortClaims
-from deployments.serve_config import read_serve_config
 from learner.storage import open_storage
 from tests.deployments.cli.terminal import let_answer, problem, run
 from tests.integration.service import serve_config, write_roster
@@ -283,9 +282,8 @@ def full_disk(_: Newcomer) -> str:
 @provokes("RAY_ADDRESS")
 def another_cluster_in_the_environment(newcomer: Newcomer) -> str:
     newcomer.patch.setitem(os.environ, "RAY_ADDRESS", "10.0.0.1:6379")
-    newcomer.path.write_text(yaml.safe_dump(newcomer.config), encoding="utf-8")
     said: list[str] = []
-    runner.look_around(read_serve_config(newcomer.path), said.append)
+    runner.look_around([newcomer.args["encoder"]["model_name"]], said.append)
     return said[-1]
 
 

@@ -21,7 +21,7 @@ class Gate:
         self.learner = build_learner()
         self.changed = Signal()
         self.stored = []
-        self.published = Published(self.learner, self.changed, put=self.put)
+        self.published = Published(self.learner, self.changed, store=self.put)
 
     def put(self, snapshot):
         self.stored.append(snapshot)
