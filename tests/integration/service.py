@@ -159,14 +159,18 @@ class Service:
     def replica_pids(self) -> list[int]:
         return [pid for pid, name in self.command_lines() if "ServeReplica" in name]
 
-    def replica_urls(self) -> list[str]:
-        """The replicas' own addresses, behind HAProxy's back: one for each replica that has its port open."""
-        ports = []
+    def replicas(self) -> dict[int, str]:
+        """The replicas' own addresses, behind HAProxy's back, by process: of each that has its port open."""
+        urls = {}
         for pid in self.replica_pids():
             for connection in psutil.Process(pid).net_connections("tcp4"):
                 if connection.status == psutil.CONN_LISTEN and connection.laddr.port in REPLICA_PORTS:
-                    ports.append(connection.laddr.port)
-        return [f"http://127.0.0.1:{port}" for port in sorted(ports)]
+                    urls[pid] = f"http://127.0.0.1:{connection.laddr.port}"
+        return urls
+
+    def replica_urls(self) -> list[str]:
+        """The replicas' own addresses."""
+        return sorted(self.replicas().values())
 
     def metrics_url(self) -> str:
         """Where Prometheus finds Ray's metrics, as `tidegate serve` says."""

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 
-from .ports import free_port
+from tests.ports import free_port
+
+from .service import wait_for
 
 PACKAGE = "prometheus"
 
@@ -52,7 +54,7 @@ class Prometheus:
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{free_port()}", timeout=10.0)
 
     def start(self) -> None:
-        """Start the server; whoever asks it waits for it."""
+        """Start the server and wait until it answers."""
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -66,6 +68,7 @@ class Prometheus:
                 stderr=log,
                 env={**os.environ, "GOMAXPROCS": "1"},
             )
+        wait_for(lambda: self._http.get("/-/ready").status_code == httpx.codes.OK)
 
     def stop(self) -> None:
         """End the server."""
@@ -82,6 +85,14 @@ class Prometheus:
     def firing(self) -> set[str]:
         """The names of the alerts that fire."""
         return {alert["labels"]["alertname"] for alert in self._get("alerts")["alerts"] if alert["state"] == "firing"}
+
+    def wait_until_firing(self, *alerts: str) -> None:
+        """Until all of these fire."""
+        wait_for(lambda: set(alerts) <= self.firing(), every_s=0.2)
+
+    def wait_until_quiet(self, *alerts: str) -> None:
+        """Until none of these fires any more."""
+        wait_for(lambda: not set(alerts) & self.firing(), every_s=0.2)
 
     def names(self) -> set[str]:
         """The names of all metrics that were ever scraped."""
