@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -18,6 +19,11 @@ FULL = 0.95
 """From this share on Ray takes a disk for full (`RAY_local_fs_capacity_threshold`)."""
 _MIB = 2**20
 _CGROUP = Path("/sys/fs/cgroup")
+_LIMIT_AND_TAKEN = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+"""Where a container finds its limit and what it takes of it: version 2 of cgroups, and version 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +85,9 @@ def shortages(machine: Machine, *, object_store_bytes: int) -> list[str]:
 
 def _left_by_cgroup() -> int:
     """What the container's limit leaves; a lot where there is none."""
-    try:
-        limit, taken = (
-            (_CGROUP / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current")
-        )
-        return int(limit) - int(taken)
-    except (OSError, ValueError):
-        return sys.maxsize
+    for names in _LIMIT_AND_TAKEN:
+        # Another version, or "max".
+        with contextlib.suppress(OSError, ValueError):
+            limit, taken = (int((_CGROUP / name).read_text(encoding="ascii")) for name in names)
+            return limit - taken
+    return sys.maxsize

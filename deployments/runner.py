@@ -101,7 +101,7 @@ def running_service(
                 set_checkpoints_aside(args, say)
                 if address is None:
                     _check_storage(args)
-            say("loading the encoder and starting the learner")
+            say("loading the encoder and starting the learner ...")
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             with turn(shared=address is not None):
                 everything = start_or_join_serve(config)
@@ -127,12 +127,12 @@ def running_service(
 def _connect(address: str | None, args: Iterable[ServeArgs], say: Callable[[str], None]) -> str:
     """Start Ray here, or join a cluster. Returns the node's id if it is ours: only then its HAProxy is ours to end."""
     if address is None:
-        say("starting Ray")
+        say("starting Ray ...")
         node_id = _start_ray(sum(_cpus(of_app.replica) for of_app in args))
         folders = {of_app.logging.folder or str(ray_log_folder()) for of_app in args}
         say(f"logs go to {', '.join(sorted(folders))}")
         return node_id
-    say("joining Ray")
+    say("joining Ray ...")
     _join_ray(address)
     return ""
 
@@ -141,7 +141,7 @@ def _stop(apps: Collection[str], node_id: str, say: Callable[[str], None]) -> No
     """Take the applications down, and end every process that was started."""
     started = descendants() + haproxies(node_id)
     if ray.is_initialized():
-        say("stopping")
+        say("stopping ...")
         # Ray complains, on standard output, that the controller has ended, as it was asked to.
         with contextlib.redirect_stdout(io.StringIO()):
             _take_down(apps, shared=not node_id)

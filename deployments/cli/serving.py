@@ -49,7 +49,7 @@ def serve(
     out = errors if json_output else console
     try:
         with running_service(
-            config, address=address, say=lambda what: out.print(f"{what} ...", style="dim"), reset=reset
+            config, address=address, say=lambda what: out.print(what, style="dim", soft_wrap=True), reset=reset
         ) as served:
             if json_output:
                 emit({"applications": to_plain(served)})

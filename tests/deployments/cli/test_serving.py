@@ -160,7 +160,7 @@ def test_down_and_key_print_one_json_document() -> None:
 def test_serve_prints_where_it_serves_as_json_and_the_rest_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
     def serve(_path: Path, *, say: Callable[[str], None], **_options: object) -> Iterator[list[Served]]:
-        say("starting Ray")
+        say("starting Ray ...")
         yield [Served("http://127.0.0.1:8000", "none")]
 
     class CtrlC:
