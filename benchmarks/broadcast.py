@@ -28,8 +28,8 @@ from deployments.ray_learner import RayLearner
 from deployments.weights import Subscriber
 from learner.actor import CONCURRENCY_GROUPS, LearnerActor
 from learner.config import LearnerConfig, LogConfig, RosterChain
-from learner.events import DecisionBatch, ReplicaStatus, RewardItem
 from learner.on_ray import NAMESPACE, learner_name
+from learner.protocol import DecisionBatch, ReplicaStatus, RewardItem
 from learner.startup import LearnerArgs
 from learner.state import HeadSnapshot
 from tests.integration.service import write_roster

@@ -24,7 +24,8 @@ from rich.table import Table
 
 from learner.actor import get_or_create_learner
 from learner.config import CheckpointConfig, LearnerConfig, LogConfig, RosterChain
-from learner.events import Decision, DecisionBatch, ReplicaStatus, RewardItem
+from learner.events import Decision
+from learner.protocol import DecisionBatch, ReplicaStatus, RewardItem
 from learner.startup import LearnerArgs
 
 from .hardware import write_result

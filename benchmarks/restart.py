@@ -27,8 +27,8 @@ from rich.console import Console
 
 from learner.actor import get_or_create_learner
 from learner.config import CheckpointConfig
-from learner.events import DecisionBatch, RewardItem
 from learner.housekeeping import Housekeeper
+from learner.protocol import DecisionBatch, RewardItem
 from learner.startup import LearnerArgs, start_learner
 from learner.storage import log_clock, open_storage
 

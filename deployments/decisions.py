@@ -6,7 +6,8 @@ import asyncio
 import secrets
 import time
 
-from learner.events import Decision, DecisionBatch
+from learner.events import Decision
+from learner.protocol import DecisionBatch
 
 from .errors import LearnerAway, Problem
 from .learner_client import LearnerClient

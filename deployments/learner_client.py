@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from learner.core import ExplainedDecision, HeldEvent, ResyncSummary
-from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Standing, Wait
+from learner.events import Action, Standing
 from learner.nonces import NonceVerdict
+from learner.protocol import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
 from learner.state import HeadSnapshot
 from learner.trust import AuthorView
 

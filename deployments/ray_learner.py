@@ -14,8 +14,9 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from learner.actor import check_successor, get_or_create_learner
 from learner.core import ExplainedDecision, HeldEvent, ResyncSummary
 from learner.errors import LearnerError, LogError
-from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Standing, Wait
+from learner.events import Action, Standing
 from learner.nonces import NonceVerdict
+from learner.protocol import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
 from learner.published import OPERATOR_PATIENCE_S
 from learner.signals import Signal
 from learner.startup import LearnerArgs

@@ -15,10 +15,10 @@ from ray import serve
 from gating import build_encoder
 from gating.metagraph import MetagraphView
 from learner.config import MEMORY_URL
-from learner.events import ReplicaStatus
 from learner.logs import start_logging
 from learner.memory import keep_freed_memory
 from learner.on_ray import ray_log_folder, this_node
+from learner.protocol import ReplicaStatus
 from learner.startup import LearnerArgs
 from learner.state import SNAPSHOT_FORMATS
 from learner.tracing import NO_TRACER

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from learner.core import ExplainedDecision
-from learner.events import RewardItem
+from learner.protocol import RewardItem
 from learner.tracing import NO_TRACER, Tracer
 
 from .decisions import DecisionBuffer

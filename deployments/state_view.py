@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from learner.events import ReplicaStatus
+from learner.protocol import ReplicaStatus
 
 from .errors import LearnerAway
 from .learner_client import LearnerClient

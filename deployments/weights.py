@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.errors import LearnerError
-from learner.events import PollReply, ReplicaStatus
+from learner.protocol import PollReply, ReplicaStatus
 from learner.signals import Signal
 from learner.state import SNAPSHOT_FORMATS, HeadSnapshot
 

@@ -27,17 +27,7 @@ from .core import ExplainedDecision, HeldEvent, ResyncSummary
 from .draft import Stage
 from .drift import load_river
 from .errors import DecisionPendingError, LearnerError, RollInProgressError
-from .events import (
-    Action,
-    DecisionBatch,
-    PollReply,
-    ReplicaStatus,
-    RewardItem,
-    RewardReply,
-    RewardReport,
-    Standing,
-    Wait,
-)
+from .events import Action, Standing
 from .fleet import Fleet
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
@@ -48,6 +38,7 @@ from .metrics import LearnerMetrics, MetricsLoop
 from .nonces import NonceStore, NonceVerdict
 from .on_ray import NAMESPACE, learner_name, placement, ray_log_folder, this_node
 from .operations import Operations
+from .protocol import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, RewardReport, Wait
 from .published import Published
 from .report_traces import Follow, ReportTraces
 from .signals import Signal

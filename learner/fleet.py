@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .events import ReplicaStatus
+from .protocol import ReplicaStatus
 
 _LIVE_HEARTBEATS = 3
 

@@ -31,20 +31,8 @@ from .errors import (
     StaleViewError,
 )
 from .event_log import EventLog
-from .events import (
-    Action,
-    Decision,
-    DecisionBatch,
-    Event,
-    OperatorEvent,
-    Outcome,
-    Publish,
-    ResyncEvent,
-    RewardEvent,
-    RewardItem,
-    RewardReport,
-    Standing,
-)
+from .events import Action, Decision, Event, OperatorEvent, Outcome, Publish, ResyncEvent, RewardEvent, Standing
+from .protocol import DecisionBatch, RewardItem, RewardReport
 from .rewards import Network, RewardJoin
 from .state import LearnerState
 from .trust import AuthorView, Trust

@@ -11,12 +11,12 @@ from typing import Any
 from .config import ChainConfig, RosterChain
 from .core import Learner
 from .errors import LogError
-from .events import ReplicaStatus
 from .follower import ChainFollower, longest_age_s
 from .group_commit import GroupCommitter
 from .housekeeping import Housekeeper
 from .loop import Publisher
 from .meters import REPORT_EVERY_S, SECONDS, Meters, Metric
+from .protocol import ReplicaStatus
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from .config import LearnerConfig
-from .events import Node
+from .protocol import Node
 
 NAMESPACE = "tidegate"
 

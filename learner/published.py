@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .core import Learner
-from .events import Wait
+from .protocol import Wait
 from .signals import Signal
 from .state import HeadSnapshot
 

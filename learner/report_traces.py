@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .draft import Draft, Stage
-from .events import RewardReport
+from .protocol import RewardReport
 from .tracing import NO_TRACER, Carried, Parent, Tracer
 
 Follow = Callable[[Stage[RewardReport]], Stage[RewardReport]]

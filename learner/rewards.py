@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from gating.metagraph import MetagraphView, ResyncPlan
 
 from .errors import DecisionPendingError, RepeatedUidError, UnknownUidError
-from .events import Decision, Outcome, Rejection, Reported, RewardEvent, RewardItem
+from .events import Decision, Outcome, Reported, RewardEvent
+from .protocol import Rejection, RewardItem
 from .tenures import Tenures
 
 DEFAULT_AUTHOR = "default"

@@ -14,10 +14,11 @@ from learner.config import AdagradConfig, LearnerConfig, RuleConfig, SoftmaxMseC
 from learner.core import ExplainedDecision, HeldEvent, Learner, ResyncSummary
 from learner.errors import LearnerError, NeedsDurableLogError
 from learner.event_log import Genesis
-from learner.events import Action, DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Standing, Wait
+from learner.events import Action, Standing
 from learner.housekeeping import Housekeeper
 from learner.memory_log import MemoryEventLog
 from learner.nonces import NonceStore, NonceVerdict
+from learner.protocol import DecisionBatch, PollReply, ReplicaStatus, RewardItem, RewardReply, Wait
 from learner.restore import Restorer
 from learner.rules import build_rule
 from learner.signals import Signal

@@ -29,7 +29,7 @@ from deployments.state_view import StateView
 from deployments.weights import Subscriber
 from gating.metagraph import MetagraphView
 from learner.config import AdagradConfig, LoggingConfig, SoftmaxMseConfig
-from learner.events import Node, ReplicaStatus
+from learner.protocol import Node, ReplicaStatus
 from learner.tracing import NO_TRACER, Tracer
 
 from .local_learner import LocalLearner

@@ -11,7 +11,8 @@ from deployments.decisions import DecisionBuffer
 from deployments.errors import LearnerAway, Problem
 from learner.config import SoftmaxMseConfig
 from learner.errors import EncoderMismatchError
-from learner.events import Decision, DecisionBatch
+from learner.events import Decision
+from learner.protocol import DecisionBatch
 
 from .local_learner import LocalLearner
 from .local_service import DIM, FINGERPRINT, VIEW, until

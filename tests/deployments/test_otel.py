@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
 from deployments.otel import OtelTracer
 from learner.draft import Draft
-from learner.events import RewardReport
 from learner.group_commit import GroupCommitter
 from learner.loop import LearningLoop, Publisher
+from learner.protocol import RewardReport
 from learner.report_traces import ReportTraces
 from learner.tracing import NO_TRACER
 from tests.learner.builders import build_learner, message_reward

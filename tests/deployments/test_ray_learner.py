@@ -22,7 +22,8 @@ from learner.errors import (
     OverloadedError,
     RollInProgressError,
 )
-from learner.events import Action, PollReply, ReplicaStatus, Standing
+from learner.events import Action, Standing
+from learner.protocol import PollReply, ReplicaStatus
 from learner.published import OPERATOR_PATIENCE_S
 from learner.startup import LearnerArgs
 

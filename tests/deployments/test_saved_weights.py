@@ -10,7 +10,7 @@ import pytest
 from deployments.saved_weights import load_saved_weights
 from learner.checkpoint import CheckpointStore
 from learner.config import AdagradConfig, CheckpointConfig, LearnerConfig, LogConfig, RosterChain, SoftmaxMseConfig
-from learner.events import RewardItem
+from learner.protocol import RewardItem
 from learner.startup import LearnerArgs
 
 from .local_learner import LocalLearner

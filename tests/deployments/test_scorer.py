@@ -14,7 +14,8 @@ from deployments.errors import LearnerAway
 from gating.metagraph import MetagraphView
 from gating.policies import Softmax
 from learner.config import AdagradConfig
-from learner.events import DecisionBatch, candidates_digest
+from learner.events import candidates_digest
+from learner.protocol import DecisionBatch
 
 from .local_service import UNAVAILABLE, LocalService, N, embed_text, until
 from .test_http_io import check_problem

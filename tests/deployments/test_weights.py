@@ -15,7 +15,7 @@ from deployments.errors import LearnerAway
 from deployments.weights import Subscriber, load_weights
 from learner.config import SoftmaxMseConfig
 from learner.errors import LearnerError
-from learner.events import PollReply, ReplicaStatus
+from learner.protocol import PollReply, ReplicaStatus
 from learner.state import HeadSnapshot
 
 from .local_learner import LocalLearner

@@ -19,8 +19,8 @@ from deployments.ray_learner import RayLearner
 from learner.actor import LearnerArgs, get_or_create_learner
 from learner.config import AdagradConfig, BittensorChain, CheckpointConfig, LearnerConfig, LogConfig, RosterChain
 from learner.errors import ConfigMismatchError, EncoderMismatchError, RollInProgressError
-from learner.events import ReplicaStatus, RewardItem
 from learner.on_ray import NAMESPACE, learner_name
+from learner.protocol import ReplicaStatus, RewardItem
 from tests.chain_node.node import ChainNode
 
 from .service import wait_for, write_roster

@@ -17,8 +17,9 @@ from learner.checkpoint import CheckpointStore, Expected, Manifest
 from learner.config import LearnerConfig, RuleConfig, SoftmaxMseConfig, settings_of
 from learner.core import Learner
 from learner.event_log import EventLog, Genesis
-from learner.events import ANONYMOUS, Action, Decision, DecisionBatch, Event, RewardItem
+from learner.events import ANONYMOUS, Action, Decision, Event
 from learner.memory_log import MemoryEventLog
+from learner.protocol import DecisionBatch, RewardItem
 from learner.restore import Restorer
 from learner.rules import LearnBatch, Rule, build_rule
 from learner.state import LearnerState, UidStatistics

@@ -6,7 +6,8 @@ import pytest
 from gating import MetagraphView
 from learner.config import AdagradConfig, SoftmaxMseConfig
 from learner.errors import DecisionPendingError, EncoderMismatchError, RepeatedUidError, StaleViewError, UnknownUidError
-from learner.events import Action, DecisionBatch, Outcome, RewardItem
+from learner.events import Action, Outcome
+from learner.protocol import DecisionBatch, RewardItem
 from learner.rules import Adagrad, SoftmaxMse
 from learner.state import Held
 

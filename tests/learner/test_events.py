@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.events import Decision, DecisionBatch, RewardItem, candidates_digest
+from learner.events import Decision, candidates_digest
+from learner.protocol import DecisionBatch, RewardItem
 
 from .builders import embedding
 

@@ -1,5 +1,5 @@
-from learner.events import ReplicaStatus
 from learner.fleet import Fleet
+from learner.protocol import ReplicaStatus
 
 
 def status(name):

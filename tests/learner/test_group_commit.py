@@ -6,8 +6,8 @@ import pytest
 
 from learner.config import AdagradConfig
 from learner.errors import FencedError, LearnerError, LogUnavailableError, StaleViewError, UnknownUidError
-from learner.events import DecisionBatch
 from learner.group_commit import GroupCommitter
+from learner.protocol import DecisionBatch
 
 from .builders import FINGERPRINT, START, Clock, build_learner, decision, events_of, learn_all, message_reward, reward
 from .flaky_log import FlakyLog

@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from learner.checkpoint import CheckpointStore
 from learner.config import AdagradConfig, PooledRidgeConfig, SoftmaxMseConfig, TrustConfig, label_of
 from learner.errors import LearnerError, LogUnavailableError
-from learner.events import Action, DecisionBatch, OperatorEvent, Outcome, ResyncEvent, RewardEvent, RewardItem, Standing
+from learner.events import Action, OperatorEvent, Outcome, ResyncEvent, RewardEvent, Standing
 from learner.learning import free_to_settle
+from learner.protocol import DecisionBatch, RewardItem
 from learner.restore import Restored
 from learner.standings import follow_standing
 

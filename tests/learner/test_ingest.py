@@ -15,7 +15,8 @@ from learner.errors import (
     StaleViewError,
     UnknownUidError,
 )
-from learner.events import Action, DecisionBatch, OperatorEvent, ResyncEvent, RewardItem
+from learner.events import Action, OperatorEvent, ResyncEvent
+from learner.protocol import DecisionBatch, RewardItem
 
 from .builders import (
     FINGERPRINT,

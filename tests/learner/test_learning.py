@@ -9,8 +9,9 @@ import torch
 from gating import MetagraphView
 from learner.config import AdagradConfig, SoftmaxMseConfig
 from learner.errors import UnknownEventError, UnknownVersionError
-from learner.events import Action, OperatorEvent, RewardItem
+from learner.events import Action, OperatorEvent
 from learner.learning import initial_state, is_finite
+from learner.protocol import RewardItem
 from learner.rules import build_rule
 from learner.state import Held
 

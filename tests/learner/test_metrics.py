@@ -13,12 +13,13 @@ from learner.checkpoint import CheckpointStore
 from learner.config import AdagradConfig, BittensorChain, ChainConfig, RosterChain
 from learner.core import Learner
 from learner.errors import ChainUnavailableError
-from learner.events import Action, ReplicaStatus
+from learner.events import Action
 from learner.follower import ChainFollower
 from learner.group_commit import GroupCommitter
 from learner.housekeeping import Housekeeper
 from learner.loop import Publisher
 from learner.metrics import LEARNER_TABLE, LearnerMetrics, MetricsLoop
+from learner.protocol import ReplicaStatus
 from learner.schedule import FollowSchedule
 from tests.instruments import Instruments
 

@@ -8,8 +8,9 @@ import pytest
 from learner.checkpoint import CheckpointStore
 from learner.config import AdagradConfig, TrustConfig
 from learner.errors import LogUnavailableError
-from learner.events import Action, DecisionBatch, OperatorEvent, Outcome, RewardEvent, RewardItem, Standing
+from learner.events import Action, OperatorEvent, Outcome, RewardEvent, Standing
 from learner.prequential import gather
+from learner.protocol import DecisionBatch, RewardItem
 from learner.state import Held
 
 from .builders import (
