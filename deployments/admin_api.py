@@ -26,6 +26,8 @@ from .schemas import (
     PromoteResponse,
     QuarantineQuery,
     QuarantineResponse,
+    ResyncRequest,
+    ResyncResponse,
     RollbackRequest,
     RollbackResponse,
     SettleRequest,
@@ -55,9 +57,10 @@ def add_admin(api: FastAPI, gate: Gate) -> None:
 
 
 def _add_resync(api: FastAPI, gate: Gate) -> None:
-    @api.post("/v1/admin/resync")
+    @api.post("/v1/admin/resync", **documented(ResyncRequest, ResyncResponse, optional=True, also=_REFUSALS))
     async def resync(request: Request) -> Response:
-        author, _ = await admit(request, gate, "admin")
+        author, body = await admit(request, gate, "admin")
+        parse_body(request, body, ResyncRequest, optional=True)
         return json_response(asdict(await ask(gate.learner.resync(author.id))))
 
 

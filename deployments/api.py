@@ -16,7 +16,20 @@ from .gate import Gate, admit, ask
 from .http_io import documented, json_response, parse_body, problem_response
 from .refusals import Refusals
 from .request_scope import PROBES, RequestScope, note_problem, route_of
-from .schemas import RewardsRequest, RewardsResponse, ScoreRequest, ScoreResponse, SelectRequest, SelectResponse
+from .schemas import (
+    AliveResponse,
+    DecisionResponse,
+    ErasureResponse,
+    ReadyResponse,
+    RewardsRequest,
+    RewardsResponse,
+    ScoreRequest,
+    ScoreResponse,
+    SelectRequest,
+    SelectResponse,
+    StateResponse,
+    UidsResponse,
+)
 
 __all__ = ["Gate", "build_api"]
 
@@ -28,6 +41,8 @@ def build_api(gate: Gate) -> FastAPI:
         description="Which k of N experts to ask, learned online from the rewards their answers earn.",
         version="1",
         redoc_url=None,
+        # A redirect would be no problem document, and would name the address that HAProxy asks.
+        redirect_slashes=False,
         # FastAPI's own spans would begin traces that Serve has decided not to record, and its logs quote what was sent.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -68,27 +83,32 @@ def _add_rewards(api: FastAPI, gate: Gate) -> None:
 
 
 def _add_reading(api: FastAPI, gate: Gate) -> None:
-    @api.get("/healthz")
+    # Load balancers ask with HEAD, too.
+    @api.head("/healthz", include_in_schema=False)
+    @api.get("/healthz", **documented(None, AliveResponse, open_to_all=True))
     async def healthz() -> Response:
         return json_response({"status": "alive"})
 
-    @api.get("/readyz")
+    @api.head("/readyz", include_in_schema=False)
+    @api.get("/readyz", **documented(None, ReadyResponse, open_to_all=True, also={503: "no weights yet"}))
     async def readyz() -> Response:
         return json_response({"status": "ready", **gate.scorer.provenance(gate.scorer.current_weights())})
 
-    @api.get("/v1/state")
+    @api.get("/v1/state", **documented(None, StateResponse))
     async def state(request: Request) -> Response:
         await admit(request, gate, "score")
         return json_response(await gate.state.read())
 
-    @api.get("/v1/uids")
+    @api.get("/v1/uids", **documented(None, UidsResponse))
     async def uids(request: Request) -> Response:
         await admit(request, gate, "score")
         return json_response({"uids": await ask(gate.learner.uid_table())})
 
 
 def _add_decisions(api: FastAPI, gate: Gate) -> None:
-    @api.get("/v1/decisions/{decision_id}")
+    unknown = {404: "no such decision, or too old", 422: "invalid request"}
+
+    @api.get("/v1/decisions/{decision_id}", **documented(None, DecisionResponse, also=unknown))
     async def decision(request: Request, decision_id: str) -> Response:
         await admit(request, gate, "score")
         explained = await ask(gate.reporter.explain(decision_id))
@@ -105,7 +125,7 @@ def _add_decisions(api: FastAPI, gate: Gate) -> None:
             }
         )
 
-    @api.delete("/v1/decisions/{decision_id}")
+    @api.delete("/v1/decisions/{decision_id}", **documented(None, ErasureResponse, also=unknown))
     async def erase(request: Request, decision_id: str) -> Response:
         author, _ = await admit(request, gate, "admin")
         if not await ask(gate.reporter.erase_embedding(decision_id, author=author.id)):

@@ -21,6 +21,9 @@ from .schemas import ProblemDocument
 
 Body = TypeVar("Body", bound=BaseModel)
 
+_MOST_ERRORS = 100
+"""With more, a body is not told what is wrong with it: each error that is told takes a kilobyte for a while."""
+
 
 def parse_body(request: Request, body: bytes, schema: type[Body], *, optional: bool = False) -> Body:
     """The request's body, checked. An `optional` one may be left out, and then says nothing.
@@ -51,6 +54,9 @@ def _checked(parse: Callable[[], Body]) -> Body:
     try:
         return parse()
     except ValidationError as error:
+        if error.error_count() > _MOST_ERRORS:
+            detail = f"{error.error_count()} keys are unknown or wrong; send what the API's page (/docs) shows"
+            raise Problem(422, "invalid_request", detail) from None
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
             raise Problem(400, "malformed_json", first["msg"]) from error
@@ -119,6 +125,7 @@ def documented(
     optional: bool = False,
     query: type[BaseModel] | None = None,
     octets: str | None = None,
+    open_to_all: bool = False,
     also: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """What the OpenAPI page says of a route whose body is read and written by hand, for speed.
@@ -129,19 +136,13 @@ def documented(
         optional: whether the body may be left out.
         query: the query's parameters.
         octets: what an answer of bytes holds, where the caller may ask for one.
+        open_to_all: whether it needs no credentials.
         also: problems beyond those that any route may answer with: status -> description.
     """
-    problems = {
-        400: "malformed JSON",
-        401: "no valid credentials",
-        403: "credentials that do not allow this call",
-        413: "body too large",
-        415: "not application/json",
-        422: "invalid request",
-        429: "overloaded",
-        503: "retry",
-        **(also or {}),
-    }
+    problems = {} if open_to_all else dict(_OF_WHO_ASKS)
+    if request is not None or query is not None:
+        problems |= _OF_WHAT_IS_SENT
+    problems |= also or {}
     extra: dict[str, Any] = {}
     if request is not None:
         content = {"application/json": {"schema": _inline_schema(request)}}
@@ -156,7 +157,7 @@ def documented(
     return {
         "responses": {
             200: answer,
-            **{status: {"model": ProblemDocument, "description": text} for status, text in problems.items()},
+            **{status: {"description": text, "content": _PROBLEM_CONTENT} for status, text in problems.items()},
         },
         "openapi_extra": extra,
     }
@@ -176,3 +177,14 @@ def _inline_schema(model: type[BaseModel]) -> dict[str, Any]:
 
     inlined: dict[str, Any] = inline(schema)
     return inlined
+
+
+_OF_WHO_ASKS = {401: "no valid credentials", 403: "credentials that do not allow this call", 503: "retry"}
+_OF_WHAT_IS_SENT = {
+    400: "malformed JSON",
+    413: "body too large",
+    415: "not application/json",
+    422: "invalid request",
+    429: "overloaded",
+}
+_PROBLEM_CONTENT = {"application/problem+json": {"schema": _inline_schema(ProblemDocument)}}

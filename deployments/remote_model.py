@@ -29,6 +29,7 @@ from gating.metagraph import plan_resync
 from gating.models import BaseGatingModel, owners_of
 
 from .client import GateClient, ProblemError, Reward
+from .client.dense import DenseScores
 from .client.exchange import check_address
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class RemoteGatingModel(BaseGatingModel):
         super().__init__()
         self.client = GateClient(_url(config)) if client is None else client
         self._min_version = 0
+        self._epoch = 0
         self._network_changes = 0
 
     @classmethod
@@ -89,7 +91,7 @@ class RemoteGatingModel(BaseGatingModel):
         Raises:
             GateError: the service gave no scores.
         """
-        answer = self.client.score_dense([message], min_version=self._min_version or None)
+        answer = self._score(message)
         given = GivenScores(torch.from_numpy(answer.scores[0]))
         given.message, given.reward_id, given.network_changes = message, uuid.uuid4().hex, self._network_changes
         # A copy, as callers may write into what they get (-inf for those who are away, say).
@@ -152,6 +154,21 @@ class RemoteGatingModel(BaseGatingModel):
             logger.warning("resync_not_allowed detail=%s", error.detail)
             return
         self._min_version = max(self._min_version, int(summary["seq"]))
+
+    def _score(self, message: str) -> DenseScores:
+        try:
+            answer = self.client.score_dense([message], min_version=self._min_version or None)
+        except ProblemError as error:
+            if error.code != "version_pending":
+                raise
+            # A learner whose log was in memory has begun anew, and counts from 0.
+            answer = self.client.score_dense([message])
+            if answer.weights.epoch <= self._epoch:
+                raise
+            logger.warning("service_began_anew version=%d expected=%d", answer.weights.version, self._min_version)
+            self._min_version = 0
+        self._epoch = max(self._epoch, answer.weights.epoch)
+        return answer
 
     def _send(self, reward: Reward) -> None:
         report = self.client.report([reward])

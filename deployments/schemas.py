@@ -18,7 +18,7 @@ Uid = Annotated[int, Field(ge=0)]
 
 
 class Request(BaseModel):
-    """Base of all request bodies."""
+    """Base of all request bodies. Lists are given up at their first error: telling of a million takes gigabytes."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -26,18 +26,18 @@ class Request(BaseModel):
 class ScoreRequest(Request):
     """Score messages without any side effect."""
 
-    messages: list[Message] = Field(min_length=1, max_length=256, description="the prompts")
+    messages: list[Message] = Field(min_length=1, max_length=256, fail_fast=True, description="the prompts")
     top_k: int | None = Field(None, ge=1, description="answer only the best so many, best first")
-    uids: list[Uid] | None = Field(None, min_length=1, description="score only these, in this order")
+    uids: list[Uid] | None = Field(None, min_length=1, fail_fast=True, description="score only these, in this order")
     min_version: int | None = Field(None, ge=0, description="wait for weights of at least this version")
 
 
 class SelectRequest(Request):
     """Choose uids for messages."""
 
-    messages: list[Message] = Field(min_length=1, max_length=256, description="the prompts")
+    messages: list[Message] = Field(min_length=1, max_length=256, fail_fast=True, description="the prompts")
     k: int = Field(4, ge=1, description="how many uids to choose for each message")
-    uids: list[Uid] | None = Field(None, min_length=1, description="choose only among these")
+    uids: list[Uid] | None = Field(None, min_length=1, fail_fast=True, description="choose only among these")
     explore: bool = Field(True, description="false: greedy on mean scores")
     durable: bool = Field(False, description="answer only once the decisions are in the event log")
     min_version: int | None = Field(None, ge=0, description="wait for weights of at least this version")
@@ -49,8 +49,8 @@ class RewardIn(Request):
     decision_id: str | None = Field(None, min_length=1, max_length=200)
     reward_id: str | None = Field(None, min_length=1, max_length=200)
     message: Message | None = None
-    uids: list[Uid] = Field(min_length=1)
-    rewards: list[float] = Field(min_length=1)
+    uids: list[Uid] = Field(min_length=1, fail_fast=True)
+    rewards: list[float] = Field(min_length=1, fail_fast=True)
 
     @model_validator(mode="after")
     def _is_whole(self) -> RewardIn:
@@ -69,7 +69,7 @@ class RewardIn(Request):
 class RewardsRequest(Request):
     """Report what answers earned."""
 
-    rewards: list[RewardIn] = Field(min_length=1, max_length=4096)
+    rewards: list[RewardIn] = Field(min_length=1, max_length=4096, fail_fast=True)
     wait: Literal["logged", "applied", "published"] = "logged"
 
     @model_validator(mode="after")
@@ -78,6 +78,10 @@ class RewardsRequest(Request):
         if messages > 256:
             raise ValueError(f"{messages} messages were sent; send at most 256 in one request")
         return self
+
+
+class ResyncRequest(Request):
+    """Read the network again. There is nothing to say."""
 
 
 class CheckpointRequest(Request):
@@ -127,7 +131,10 @@ class SettleRequest(Request):
 
     action: Literal["readmit", "drop"]
     seqs: list[Annotated[int, Field(ge=1)]] | None = Field(
-        None, min_length=1, description="their places in the log; null: all that do not wait for the end of a freeze"
+        None,
+        min_length=1,
+        fail_fast=True,
+        description="their places in the log; null: all that do not wait for the end of a freeze",
     )
 
 
@@ -203,6 +210,61 @@ class SelectResponse(Provenance):
     selections: list[MessageSelection]
 
 
+class AliveResponse(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class ReadyResponse(Provenance):
+    """Weights are loaded."""
+
+    status: Literal["ready"]
+
+
+class StateResponse(BaseModel):
+    """The service as the replica that answers sees it, with less of it where the learner is away."""
+
+    model_config = ConfigDict(extra="allow")
+
+    learner: dict[str, Any]
+    metagraph: dict[str, Any] | None
+    replicas: list[dict[str, Any]]
+    weights: dict[str, Any]
+    degraded: bool
+
+
+class UidsResponse(BaseModel):
+    """A row for each uid."""
+
+    uids: list[dict[str, Any]]
+
+
+class DecisionResponse(BaseModel):
+    """One decision, explained. `rewards` and `authors` are by uid."""
+
+    id: str
+    time_s: float
+    epoch: int
+    version: int
+    embedding: str
+    uids: list[int]
+    scores: list[float]
+    propensities: list[float]
+    hotkeys: list[str]
+    candidates: int
+    candidates_digest: str
+    rewards: dict[int, float]
+    authors: dict[int, str]
+
+
+class ErasureResponse(BaseModel):
+    """The decision whose embedding is gone."""
+
+    id: str
+    embedding: Literal["erased"]
+
+
 class RejectedReward(BaseModel):
     """A reward that was not learned, and why."""
 
@@ -228,6 +290,17 @@ class RewardsResponse(BaseModel):
     weights: PublishedVersion
     version: int
     reached: bool
+
+
+class ResyncResponse(BaseModel):
+    """The network as it is from version `seq` on, and the uids whose rows changed."""
+
+    block: int
+    n: int
+    reset: list[int]
+    added: list[int]
+    removed: list[int]
+    seq: int
 
 
 class CheckpointInfo(BaseModel):

@@ -120,7 +120,9 @@ class Scorer:
         # Again, since others may have filled it while the engine worked.
         self._decisions.check_room(len(request.messages))
         epoch, version = scored.weights.snapshot.order
-        with self._tracer.span("tidegate.selection", k=request.k, epoch=epoch, version=version) as span:
+        with self._tracer.span(
+            "tidegate.selection", k=min(request.k, len(scored.uids)), epoch=epoch, version=version
+        ) as span:
             ids, selections = self._choose(scored, request)
             span.tell(decision_ids=ids)
         note_decisions(ids)
@@ -200,12 +202,14 @@ class Scorer:
         return self._subscriber.current
 
     async def _score(self, messages: Sequence[str], uids: list[int] | None, min_version: int | None) -> Scored:
-        check_uids(uids, self.current_weights().snapshot.view)
+        current = self.current_weights().snapshot
+        # A version that is yet to come may bring uids.
+        check_uids(uids, current.view if min_version is None or current.version >= min_version else None)
         embedding = await self.embed(messages)
         if min_version is not None:
             await self._wait_for_version(min_version)
         weights = self.current_weights()
-        # Again, since the network may have shrunk while the engine worked.
+        # Again, since the network may have changed while the engine worked.
         check_uids(uids, weights.snapshot.view)
         wanted = np.arange(weights.snapshot.view.n) if uids is None else np.asarray(uids, dtype=np.int64)
         weight, bias = weights.weight, weights.bias
@@ -256,12 +260,14 @@ class Scorer:
         return decision.id
 
 
-def check_uids(uids: Sequence[int] | None, view: MetagraphView) -> None:
-    """Raises a Problem if a uid is repeated or the network does not have it."""
+def check_uids(uids: Sequence[int] | None, view: MetagraphView | None) -> None:
+    """Raises a Problem if a uid is repeated, or the network, where it is known, does not have it."""
     if uids is None:
         return
     if len(set(uids)) != len(uids):
         raise Problem(422, "repeated_uid", "uids names a uid twice; name each once")
+    if view is None:
+        return
     unknown = unknown_uids(view, uids)
     if unknown:
         raise Problem(422, "unknown_uid", f"uids {unknown[:10]} are unknown; the network has uids 0 to {view.n - 1}")

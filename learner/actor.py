@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -88,6 +88,8 @@ class LearnerActor:
         )
         self._clock = log_clock(self._storage.log)
         self._changed = Signal()
+        # Replicas have sent decisions, or told of themselves.
+        self._heard = Signal()
         self._replicas = Fleet(args.config.heartbeat_s)
         self._decision_batches = 0
         self._takes_over = self._storage.checkpoints is not None and self._storage.log.epoch > 1
@@ -163,6 +165,7 @@ class LearnerActor:
     async def poll(self, status: ReplicaStatus, wait_s: float) -> PollReply:
         """Wait for a newer version than the caller has, at most `wait_s`."""
         self._replicas.note(status)
+        self._heard.notify()
         have = status.epoch, status.version
         await self._published.wait_for_newer(have, wait_s)
         (epoch, version), refs = self._published.newer_than(have, format_for(status.reads))
@@ -172,7 +175,7 @@ class LearnerActor:
         """See `Learner.stage_decisions`; answers once they are in the log."""
         await self._commit(self._learner.stage_decisions(batch))
         self._decision_batches += 1
-        self._changed.notify()
+        self._heard.notify()
 
     async def add_rewards(
         self, items: Sequence[RewardItem], wait: Wait, timeout_s: float, trace: Carried | None = None
@@ -332,20 +335,26 @@ class LearnerActor:
         return self._committer.submit(self._learner.stage_resync(view, author)).result()
 
     async def _log_rewards(self, items: Sequence[RewardItem], follow: Follow) -> RewardReport:
-        deadline_s = time.monotonic() + self._args.config.decision_wait_s
+        asked_s = time.monotonic()
+        deadline_s = asked_s + self._args.config.decision_wait_s
+        ids = {item.decision_id for item in items if item.decision_id is not None}
         while True:
-            arrived = self._decision_batches
-            live = self._replicas.incarnations(takes_over=self._takes_over)
+            arrived, expected = self._decision_batches, self._expected(ids, asked_s)
             try:
-                return await self._commit(follow(self._learner.stage_rewards(items, live)))
+                return await self._commit(follow(self._learner.stage_rewards(items, expected)))
             except DecisionPendingError:
+                self._published.ask_to_poll_again()
                 left_s = deadline_s - time.monotonic()
-                has_more = partial(self._has_more_batches_than, arrived)
-                if not await self._changed.wait_until(has_more, max(left_s, 0.0)):
+                has_news = partial(self._has_news, ids, asked_s, arrived, expected)
+                if not await self._heard.wait_until(has_news, max(left_s, 0.0)):
                     raise
 
-    def _has_more_batches_than(self, count: int) -> bool:
-        return self._decision_batches != count
+    def _has_news(self, ids: set[str], asked_s: float, arrived: int, expected: set[str]) -> bool:
+        return self._decision_batches != arrived or self._expected(ids, asked_s) != expected
+
+    def _expected(self, decision_ids: Iterable[str], asked_s: float) -> set[str]:
+        """Which of these decisions may still be on their way."""
+        return {one for one in decision_ids if self._replicas.may_send(one, asked_s, takes_over=self._takes_over)}
 
     def _publish(self, snapshot: HeadSnapshot) -> None:
         self._published.put(snapshot)

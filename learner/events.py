@@ -48,6 +48,12 @@ class Decision:
     candidates_digest: str = ""
 
 
+def split_decision_id(decision_id: str) -> tuple[str, int]:
+    """The replica's incarnation and its counter, 0 for an id that no replica gives."""
+    incarnation, _, counter = decision_id.partition("-")
+    return incarnation, int(counter) if counter.isdecimal() else 0
+
+
 def candidates_digest(uids: NDArray[np.int64]) -> str:
     """What tells one set of candidates from another: BLAKE2b-64 of their numbers, ascending, in hex."""
     return hashlib.blake2b(np.sort(uids).astype("<i8").tobytes(), digest_size=8).hexdigest()
@@ -178,6 +184,7 @@ class Reported:
         hotkeys: who held them.
         rewards: uid -> reward.
         authors: uid -> who reported it.
+        assumed: of those uids, which have the default reward only: nobody has reported it.
     """
 
     at_s: float
@@ -187,3 +194,9 @@ class Reported:
     hotkeys: tuple[str, ...] = ()
     rewards: dict[int, float] = field(default_factory=dict)
     authors: dict[int, str] = field(default_factory=dict)
+    assumed: set[int] = field(default_factory=set)
+
+    def note(self, uid: int, reward: float, author: str, *, assumed: bool) -> None:
+        """A reward is logged. A report replaces what was assumed."""
+        self.rewards[uid], self.authors[uid] = reward, author
+        (self.assumed.add if assumed else self.assumed.discard)(uid)

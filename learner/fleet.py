@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from .events import split_decision_id
 from .protocol import ReplicaStatus
 
 _LIVE_HEARTBEATS = 3
@@ -28,23 +29,33 @@ class Fleet:
         return len(self._told)
 
     def note(self, status: ReplicaStatus) -> None:
-        """A replica polls."""
+        """A replica polls. Called from one thread; forgets who is gone."""
         self.last_poll_s = self._clock()
+        oldest_s = self.last_poll_s - self._patience_s
+        for key in [key for key, (at_s, _) in self._told.items() if at_s < oldest_s]:
+            del self._told[key]
         self._told[status.id] = (self.last_poll_s, status)
 
     def live(self) -> list[tuple[float, ReplicaStatus]]:
-        """Who is there, with the time at which it polled; forgets who is gone. Called by the learner's calls only."""
+        """Who is there, with the time at which it polled. The learner's calls run in several threads."""
         oldest_s = self._clock() - self._patience_s
-        self._told = {key: entry for key, entry in self._told.items() if entry[0] >= oldest_s}
-        return list(self._told.values())
+        return [entry for entry in list(self._told.values()) if entry[0] >= oldest_s]
 
     def told_lately(self) -> list[ReplicaStatus]:
-        """What those who are there have told; for a thread of its own, and so changes nothing."""
-        oldest_s = self._clock() - self._patience_s
-        return [status for at_s, status in list(self._told.values()) if at_s >= oldest_s]
+        """What those who are there have told."""
+        return [status for _, status in self.live()]
 
-    def incarnations(self, *, takes_over: bool) -> list[str] | None:
-        """Whose decisions may still be on their way; None: whose, a learner that takes over cannot know yet."""
-        if takes_over and self._clock() < self._started_s + self._patience_s:
-            return None
-        return [status.incarnation for _, status in self.live()]
+    def may_send(self, decision_id: str, asked_s: float, *, takes_over: bool) -> bool:
+        """Whether a decision that has not come may still be on its way. A replica sends its decisions in order.
+
+        Args:
+            decision_id: which.
+            asked_s: since when somebody asks for it: what its replica tells later covers all that it made before.
+            takes_over: whether there was another learner before this one, which replicas may still talk to.
+        """
+        incarnation, counter = split_decision_id(decision_id)
+        for at_s, status in self.live():
+            if status.incarnation == incarnation:
+                is_made = counter <= status.issued or at_s < asked_s
+                return is_made and counter > status.issued - status.buffered_decisions
+        return takes_over and self._clock() < self._started_s + self._patience_s

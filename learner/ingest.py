@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import ChainMap, Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any, Literal, TypeVar
@@ -31,7 +31,18 @@ from .errors import (
     StaleViewError,
 )
 from .event_log import EventLog
-from .events import Action, Decision, Event, OperatorEvent, Outcome, Publish, ResyncEvent, RewardEvent, Standing
+from .events import (
+    Action,
+    Decision,
+    Event,
+    OperatorEvent,
+    Outcome,
+    Publish,
+    ResyncEvent,
+    RewardEvent,
+    Standing,
+    split_decision_id,
+)
 from .protocol import DecisionBatch, RewardItem, RewardReport
 from .rewards import Network, RewardJoin
 from .state import LearnerState
@@ -176,12 +187,12 @@ class Ingest:
 
         return stage
 
-    def stage_rewards(self, items: Sequence[RewardItem], live: Sequence[str] | None = ()) -> Stage[RewardReport]:
+    def stage_rewards(self, items: Sequence[RewardItem], expected: Collection[str] = ()) -> Stage[RewardReport]:
         """Log a report of rewards.
 
         Args:
             items: what was reported.
-            live: incarnations of replicas whose decisions may still be on their way; None: it is not known yet.
+            expected: ids of decisions that may still be on their way.
 
         Raises:
             EncoderMismatchError: an embedding has another width; nothing was changed.
@@ -198,7 +209,7 @@ class Ingest:
                 items,
                 self._network,
                 draft.at_s,
-                is_pending=lambda decision_id: self._may_still_arrive(decision_id, live),
+                is_pending=lambda decision_id: decision_id in expected and not self._is_past(decision_id),
                 staged=ChainMap(self._erasing, draft.embeddings),
             )
             draft.events += result.events
@@ -316,9 +327,9 @@ class Ingest:
         """Log decisions by themselves, see `stage_decisions`."""
         self.commit_one(self.stage_decisions(batch))
 
-    def add_rewards(self, items: Sequence[RewardItem], live: Sequence[str] | None = ()) -> RewardReport:
+    def add_rewards(self, items: Sequence[RewardItem], expected: Collection[str] = ()) -> RewardReport:
         """Log a report by itself, see `stage_rewards`."""
-        return self.commit_one(self.stage_rewards(items, live))
+        return self.commit_one(self.stage_rewards(items, expected))
 
     def resync(self, view: MetagraphView, author: str | None = None) -> ResyncSummary:
         """Log a view by itself, see `stage_resync`."""
@@ -410,7 +421,7 @@ class Ingest:
 
     def _took(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
-            incarnation, counter = _split_id(decision.id)
+            incarnation, counter = split_decision_id(decision.id)
             self._latest[incarnation] = max(counter, self._latest.get(incarnation, 0))
         self._on_decisions(decisions)
 
@@ -433,12 +444,13 @@ class Ingest:
 
     def _is_new(self, decision_id: str) -> bool:
         """Whether the log cannot have it: its replica sends in order, and has not come so far."""
-        incarnation, counter = _split_id(decision_id)
+        incarnation, counter = split_decision_id(decision_id)
         return incarnation in self._latest and counter > self._latest[incarnation]
 
-    def _may_still_arrive(self, decision_id: str, live: Sequence[str] | None) -> bool:
-        incarnation, counter = _split_id(decision_id)
-        return (live is None or incarnation in live) and counter > self._latest.get(incarnation, 0)
+    def _is_past(self, decision_id: str) -> bool:
+        """Whether its replica has sent later ones already."""
+        incarnation, counter = split_decision_id(decision_id)
+        return counter <= self._latest.get(incarnation, 0)
 
 
 def _run(stage: Stage[Any], draft: Draft) -> Any:
@@ -448,9 +460,3 @@ def _run(stage: Stage[Any], draft: Draft) -> Any:
         raise
     except LearnerError as error:
         return error
-
-
-def _split_id(decision_id: str) -> tuple[str, int]:
-    """The replica's incarnation and its counter, 0 for an id that no replica gives."""
-    incarnation, _, counter = decision_id.partition("-")
-    return incarnation, int(counter) if counter.isdecimal() else 0

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .event_log import Chosen, Commit, Genesis, LogSize, Observed
-from .events import Decision, Event, Reported, RewardEvent
+from .events import Decision, Event, Outcome, Reported, RewardEvent
 
 
 class MemoryEventLog:
@@ -84,8 +84,7 @@ class MemoryEventLog:
         else:
             reported = self._reports.setdefault(str(event.decision_id), Reported(at_s))
         for uid, reward in zip(event.uids, event.rewards, strict=True):
-            reported.rewards[uid] = reward
-            reported.authors[uid] = event.author
+            reported.note(uid, reward, event.author, assumed=event.outcome is Outcome.DEFAULT)
 
     def refresh(self) -> None:
         """See `EventLog`."""
@@ -190,4 +189,6 @@ class MemoryEventLog:
 
 
 def _copy(reported: Reported) -> Reported:
-    return replace(reported, rewards=dict(reported.rewards), authors=dict(reported.authors))
+    return replace(
+        reported, rewards=dict(reported.rewards), authors=dict(reported.authors), assumed=set(reported.assumed)
+    )

@@ -28,6 +28,7 @@ class Published:
         self._changed = changed
         self._store = store
         self._newest: tuple[HeadSnapshot, dict[int, Any]] | None = None
+        self._asked = 0
 
     @property
     def version(self) -> int | None:
@@ -61,8 +62,16 @@ class Published:
         return snapshot.order, [refs[wanted]]
 
     async def wait_for_newer(self, have: tuple[int, int], timeout_s: float) -> None:
-        """Wait until another version than the caller's is the newest."""
-        await self._changed.wait_until(lambda: self._newest is not None and self._newest[0].order != have, timeout_s)
+        """Wait until another version than the caller's is the newest, or until it is asked to poll again."""
+        asked = self._asked
+        await self._changed.wait_until(
+            lambda: self._asked != asked or (self._newest is not None and self._newest[0].order != have), timeout_s
+        )
+
+    def ask_to_poll_again(self) -> None:
+        """Whoever waits for a newer version is answered, so that it polls again and tells how it is now."""
+        self._asked += 1
+        self._changed.notify()
 
     async def wait_until_applied(self, seq: int) -> bool:
         """Wait, as long as an operator would, until that event is learned; whether it is."""

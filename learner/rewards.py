@@ -156,11 +156,12 @@ class RewardJoin:
         """
         decision_ids = [item.decision_id for item in items if item.decision_id is not None]
         self.load(decision_ids, [item.reward_id for item in items if item.reward_id is not None])
-        for index, item in enumerate(items):
-            self._check_uids(index, item, network.view)
         for decision_id in decision_ids:
+            # First: its uids may have left the network since, and only the decision tells that they were there.
             if not self.knows(decision_id) and is_pending(decision_id):
                 raise DecisionPendingError(f"decision {decision_id} has not arrived yet; send the request again")
+        for index, item in enumerate(items):
+            self._check_uids(index, item, network.view)
         known = [key for key in dict.fromkeys(decision_ids) if self.knows(key)]
         embeddings = {key: staged[key] for key in known if key in staged} if staged else {}
         embeddings.update(self._lookup.embeddings([key for key in known if key not in embeddings]))
@@ -188,7 +189,7 @@ class RewardJoin:
         if not missing:
             return None
         for uid in missing:
-            reported.rewards[uid], reported.authors[uid] = reward, DEFAULT_AUTHOR
+            reported.note(uid, reward, DEFAULT_AUTHOR, assumed=True)
         return RewardEvent(
             uids=tuple(missing),
             rewards=(reward,) * len(missing),
@@ -258,7 +259,7 @@ class _Joining:
 
     def _outcome(self, reported: Reported, uid: int) -> Outcome | None:
         """What becomes of a uid's reward; None for one that was reported before."""
-        was_assumed = reported.authors.get(uid) == DEFAULT_AUTHOR
+        was_assumed = uid in reported.assumed
         # What was assumed is no report: the first real one is still to come.
         if uid in reported.rewards and not was_assumed:
             return None
@@ -268,8 +269,8 @@ class _Joining:
         return Outcome.LATE if is_late else Outcome.LEARNED
 
     def _take(self, item: RewardItem, reported: Reported, outcome: Outcome, fresh: list[tuple[int, float]]) -> None:
-        reported.rewards.update(fresh)
-        reported.authors.update((uid, item.author) for uid, _ in fresh)
+        for uid, reward in fresh:
+            reported.note(uid, reward, item.author, assumed=False)
         embedding = item.embedding if item.decision_id is None else self._embeddings[item.decision_id]
         self.result.events.append(
             RewardEvent(

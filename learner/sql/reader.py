@@ -83,17 +83,16 @@ class SqlLogReader:
         if not ids:
             return
         query = (
-            select(column, rewards.c.uid, rewards.c.reward, rewards.c.author, events.c.logged_s)
+            select(column, rewards.c.uid, rewards.c.reward, rewards.c.author, rewards.c.assumed, events.c.logged_s)
             .join(events, events.c.seq == rewards.c.seq)
             .where(column.is_not(None), among(self._database, column, [to_text(key) for key in ids]))
             .order_by(rewards.c.seq, rewards.c.position)
         )
-        for key, uid, reward, author, logged_s in connection.execute(query):
+        for key, uid, reward, author, assumed, logged_s in connection.execute(query):
             if key not in known and column is rewards.c.decision_id:
                 continue
             reported = known.setdefault(key, Reported(logged_s))
-            reported.rewards[uid] = reward
-            reported.authors[uid] = from_text(author)
+            reported.note(uid, reward, from_text(author), assumed=bool(assumed))
 
     def embeddings(self, decision_ids: Sequence[str]) -> dict[str, NDArray[np.float16] | None]:
         """See `EventLog`."""

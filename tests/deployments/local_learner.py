@@ -15,6 +15,7 @@ from learner.core import ExplainedDecision, HeldEvent, Learner, ResyncSummary
 from learner.errors import LearnerError, NeedsDurableLogError
 from learner.event_log import Genesis
 from learner.events import Action, Standing
+from learner.fleet import Fleet
 from learner.housekeeping import Housekeeper
 from learner.memory_log import MemoryEventLog
 from learner.nonces import NonceStore, NonceVerdict
@@ -24,6 +25,8 @@ from learner.rules import build_rule
 from learner.signals import Signal
 from learner.state import HeadSnapshot
 from learner.trust import AuthorView
+
+_HEARTBEAT_S = 60.0
 
 
 class LocalLearner:
@@ -83,7 +86,7 @@ class LocalLearner:
         self.published: HeadSnapshot | None = self.core.snapshot()
         self.batches: list[DecisionBatch] = []
         self.polls = 0
-        self._replicas: dict[str, ReplicaStatus] = {}
+        self._fleet = Fleet(_HEARTBEAT_S)
         self._changed = Signal()
 
     def learn(self) -> None:
@@ -99,7 +102,7 @@ class LocalLearner:
     async def poll(self, status: ReplicaStatus, wait_s: float) -> tuple[PollReply, HeadSnapshot | None]:
         self._check_here()
         self.polls += 1
-        self._replicas[status.id] = status
+        self._fleet.note(status)
         have = (status.epoch, status.version)
         await self._changed.wait_until(lambda: self.published is not None and self.published.order != have, wait_s)
         self._check_answer_arrives()
@@ -118,7 +121,10 @@ class LocalLearner:
 
     async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
         self._check_here()
-        report = self.core.add_rewards(items, [status.incarnation for status in self._replicas.values()])
+        asked_s = time.monotonic()
+        ids = [item.decision_id for item in items if item.decision_id is not None]
+        expected = [one for one in ids if self._fleet.may_send(one, asked_s, takes_over=False)]
+        report = self.core.add_rewards(items, expected)
         if self.learns_at_once:
             self.learn()
         self._check_answer_arrives()
@@ -210,7 +216,7 @@ class LocalLearner:
                 "log_error": None,
             },
             "metagraph": {"netuid": view.netuid, "block": view.block, "n": view.n},
-            "replicas": [{"id": status.id, "version": status.version} for status in self._replicas.values()],
+            "replicas": [{"id": status.id, "version": status.version} for _, status in self._fleet.live()],
         }
 
     async def uid_table(self) -> list[dict[str, object]]:

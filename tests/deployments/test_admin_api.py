@@ -335,9 +335,32 @@ async def test_what_is_not_there_is_a_404(service: LocalService, path: str, body
     assert "999" in check_problem(await service.post(f"/v1/admin/{path}", body), 404, code)["detail"]
 
 
+@pytest.mark.parametrize("path", ["resync", "checkpoint", "handover", "freeze"])
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        ({"json": {"foo": 1}}, 422, "invalid_request"),
+        ({"json": []}, 422, "invalid_request"),
+        ({"content": "{bad", "headers": {"Content-Type": "application/json"}}, 400, "malformed_json"),
+        ({"content": "x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported_media_type"),
+    ],
+)
+async def test_a_body_that_may_be_left_out_has_to_be_right_all_the_same(
+    service: LocalService, path: str, sent: dict[str, Any], status: int, code: str
+) -> None:
+    before = service.everything()
+    check_problem(await service.http.post(f"/v1/admin/{path}", **sent), status, code)
+    assert service.everything() == before
+
+
 async def test_the_openapi_schema_documents_every_action(service: LocalService) -> None:
     paths = service.api.openapi()["paths"]
-    bodies = {"checkpoint": (set(), False), "handover": (set(), False), "freeze": ({"frozen"}, False)}
+    bodies = {
+        "resync": (set(), False),
+        "checkpoint": (set(), False),
+        "handover": (set(), False),
+        "freeze": ({"frozen"}, False),
+    }
     bodies |= {"rollback": ({"version", "checkpoint"}, True), "quarantine": ({"action", "seqs"}, True)}
     bodies |= {"promote": ({"rule"}, True)}
     bodies |= {"authors": ({"author", "standing"}, True)}

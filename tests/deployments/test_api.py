@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from fastapi.openapi.models import OpenAPI
+from pydantic import BaseModel, ValidationError
 
 from deployments.config import ServingArgs
+from deployments.schemas import RewardsRequest, ScoreRequest, SelectRequest, SettleRequest
 from gating.metagraph import MetagraphView
 from learner.errors import ChainUnavailableError, StaleViewError
 
@@ -19,6 +21,13 @@ from .test_http_io import check_problem
 Start = Callable[..., Awaitable[LocalService]]
 
 NAN, INF = float("nan"), float("inf")
+JSON = {"Content-Type": "application/json"}
+BODIES: dict[str, type[BaseModel]] = {
+    "/v1/score": ScoreRequest,
+    "/v1/select": SelectRequest,
+    "/v1/rewards": RewardsRequest,
+    "/v1/admin/quarantine": SettleRequest,
+}
 REWARD = {"decision_id": "r-1", "uids": [1, 2], "rewards": [0.5, 0.25]}
 
 
@@ -179,6 +188,7 @@ async def test_a_rewarded_message_over_the_size_limit_refuses_the_report(start: 
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "not_found"),
+        ("POST", "/v1/score/", 404, "not_found"),
         ("POST", "/v1/admin/explode", 404, "not_found"),
         ("GET", "/v1/decisions/r-1", 404, "unknown_decision"),
         ("DELETE", "/v1/decisions/r-1", 404, "unknown_decision"),
@@ -338,6 +348,43 @@ async def test_the_docs_page_refers_to_no_other_host(service: LocalService) -> N
     assert not re.search(r"https?:(?!//www\.w3\.org/)|[\"'(]//", page.text)
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_load_balancers_may_ask_with_head(service: LocalService, path: str) -> None:
+    response = await service.http.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/score", '{"messages": ["a"], "uids": [%s]}'),
+        ("/v1/score", '{"messages": [%s]}'),
+        ("/v1/select", '{"messages": ["a"], "uids": [%s]}'),
+        ("/v1/rewards", '{"rewards": [{"decision_id": "a", "uids": [%s], "rewards": [1]}]}'),
+        ("/v1/rewards", '{"rewards": [{"decision_id": "a", "uids": [1], "rewards": [%s]}]}'),
+        ("/v1/rewards", '{"rewards": [%s]}'),
+        ("/v1/admin/quarantine", '{"action": "drop", "seqs": [%s]}'),
+    ],
+)
+async def test_of_a_long_list_the_first_error_is_told(service: LocalService, path: str, body: str) -> None:
+    """To list all of a body that may be sent would take gigabytes, and the event loop's time."""
+    with pytest.raises(ValidationError) as caught:
+        BODIES[path].model_validate_json(body % ", ".join(['""'] * 2000))
+    assert caught.value.error_count() < 10
+    response = await service.http.post(path, content=body % ", ".join(['""'] * 2000), headers=JSON)
+    check_problem(response, 422, "invalid_request")
+    assert ".0: " in response.json()["detail"]
+
+
+async def test_of_many_unknown_keys_their_number_is_told(service: LocalService) -> None:
+    keys = {f"key{number}": number for number in range(1000)}
+    response = await service.post("/v1/score", {"messages": ["why?"], **keys})
+    check_problem(response, 422, "invalid_request")
+    assert "1000 keys" in response.json()["detail"]
+    few = await service.post("/v1/score", {"messages": ["why?"], "topk": 1})
+    assert few.json()["detail"].startswith("topk: ")
+
+
 async def test_the_openapi_schema_is_valid_and_documents_every_body(service: LocalService) -> None:
     schema = (await service.http.get("/openapi.json")).json()
     OpenAPI.model_validate(schema)
@@ -362,5 +409,11 @@ async def test_the_openapi_schema_is_valid_and_documents_every_body(service: Loc
     assert "406" in answers
     reward = schema["paths"]["/v1/rewards"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "decision_id" in reward["properties"]["rewards"]["items"]["properties"]
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                kind = "application/json" if status == "200" else "application/problem+json"
+                assert kind in answer["content"], (path, status)
+    assert "404" in schema["paths"]["/v1/decisions/{decision_id}"]["get"]["responses"]
     assert "/" not in schema["paths"]
     assert FINGERPRINT not in json.dumps(schema)

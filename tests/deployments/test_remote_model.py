@@ -30,6 +30,7 @@ class Gate:
         self.sent: list[tuple[str, Any]] = []
         self.instead: dict[str, httpx.Response] = {}
         self.version = 0
+        self.epoch = 1
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -37,11 +38,19 @@ class Gate:
         if path in self.instead:
             kept = self.instead[path]
             return httpx.Response(kept.status_code, headers=kept.headers, content=kept.content)
+        if path == "/v1/score" and json.loads(request.content).get("min_version", 0) > self.version:
+            return problem(503, "version_pending")
         return {"/v1/score": self._score, "/v1/rewards": self._reward, "/v1/admin/resync": self._resync}[path]()
 
     def _score(self) -> httpx.Response:
-        told = {"Epoch": "1", "Version": str(self.version), "N": str(N), "Degraded": "false", "Shape": f"1,{N}"}
-        headers = {f"X-Tidegate-{name}": value for name, value in told.items()}
+        told = {
+            "Epoch": str(self.epoch),
+            "Version": str(self.version),
+            "N": str(N),
+            "Degraded": "false",
+            "Shape": f"1,{N}",
+        }
+        headers = {f"X-Tidegate-{name}": str(value) for name, value in told.items()}
         return httpx.Response(200, headers=headers, content=(np.arange(N, dtype="<f4") / 10).tobytes())
 
     def _reward(self) -> httpx.Response:
@@ -235,6 +244,19 @@ def test_the_loss_is_that_of_the_validators(model: RemoteGatingModel) -> None:
     expected = (torch.tensor([0.1, 0.5]).softmax(0) - torch.tensor([0.0, 1.0]).softmax(0)).square().mean()
     torch.testing.assert_close(loss, expected)
     assert not loss.requires_grad
+
+
+def test_a_service_that_began_anew_is_not_waited_for(gate: Gate, model: RemoteGatingModel) -> None:
+    """One whose log is in memory counts from 0 again, in a later epoch."""
+    scores = model("why?")
+    model.backward(scores[[0]], torch.tensor([1.0]))
+    gate.version = 0
+    with pytest.raises(ProblemError, match="version_pending"):
+        model("why?")
+    gate.epoch = 2
+    model("why?")
+    model("why?")
+    assert gate.bodies("/v1/score")[-1] == {"messages": ["why?"]}
 
 
 OLD = MetagraphView.from_hotkeys(["a", "b", "c"])

@@ -173,6 +173,23 @@ async def test_min_version_waits_until_the_weights_are_there(service: LocalServi
 
 
 @pytest.mark.parametrize("path", ["/v1/score", "/v1/select"])
+async def test_a_version_that_is_waited_for_may_bring_the_uids_that_are_asked_for(
+    service: LocalService, path: str
+) -> None:
+    hotkeys = [f"owner-{uid}" for uid in range(N + 1)]
+    service.learner.network = MetagraphView.from_hotkeys(hotkeys, block=2)
+    seq = (await service.learner.resync()).seq
+    body = {"messages": ["why?"], "uids": [N]}
+    check_problem(await service.post(path, body), 422, "unknown_uid")
+    check_problem(await service.post(path, {**body, "uids": [N, N], "min_version": seq}), 422, "repeated_uid")
+    call = asyncio.create_task(service.post(path, {**body, "min_version": seq}))
+    await until(lambda: service.embeddings.misses > 0)
+    await service.subscriber.poll_once()
+    assert (await call).status_code == 200
+    check_problem(await service.post(path, {**body, "uids": [N + 1], "min_version": seq}), 422, "unknown_uid")
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/select"])
 async def test_a_version_that_does_not_come_in_time_is_a_503_to_be_tried_again(start: Start, path: str) -> None:
     service = await start(serving=ServingArgs(wait_timeout_s=0.01))
     before = service.everything()

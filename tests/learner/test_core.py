@@ -109,16 +109,17 @@ def test_a_batch_of_decisions_may_be_sent_again():
 
 
 @pytest.mark.parametrize(
-    ("bad", "live", "error"),
+    ("bad", "expected", "error"),
     [
         (reward("i-1", {6: 0.5}), (), UnknownUidError),
         (message_reward("r-9", {-1: 0.5}), (), UnknownUidError),
         (RewardItem((0, 0), (0.1, 0.2), decision_id="i-1"), (), RepeatedUidError),
-        (reward("i-3", {0: 0.5}), ("other", "i"), DecisionPendingError),
-        (reward("j-1", {0: 0.5}), ("i", "j"), DecisionPendingError),
+        (reward("i-3", {0: 0.5}), ("i-3", "j-1"), DecisionPendingError),
+        (reward("j-1", {0: 0.5}), ("j-1",), DecisionPendingError),
+        (reward("j-1", {6: 0.5}), ("j-1",), DecisionPendingError),
     ],
 )
-def test_an_error_of_a_whole_request_changes_nothing(bad, live, error):
+def test_an_error_of_a_whole_request_changes_nothing(bad, expected, error):
     learner = build_learner()
     decide(learner, decision("i-1"), decision("i-2"))
     learner.add_rewards([reward("i-1", {0: 0.5}), message_reward("r-1", {2: 0.5})])
@@ -127,40 +128,29 @@ def test_an_error_of_a_whole_request_changes_nothing(bad, live, error):
     good = [reward("i-2", {0: 0.5, 1: 0.2}), message_reward("r-2", {2: 0.5})]
     for request in ([bad, *good], [*good, bad]):
         with pytest.raises(error):
-            learner.add_rewards(request, live)
+            learner.add_rewards(request, expected)
         assert digest(learner) == before
-    assert learner.add_rewards(good, live).accepted == 3
+    assert learner.add_rewards(good, expected).accepted == 3
 
 
-@pytest.mark.parametrize("name", ["i-1", "i-2", "j-3", "i-", "-3", "i-x", "i", "i-3-4", ""])
-def test_only_a_decision_that_a_live_replica_may_yet_send_is_waited_for(name):
-    """Replica i has sent up to its second decision; j is not alive."""
+@pytest.mark.parametrize("name", ["i-1", "i-2", "i-", "i-x", "i", "i-3-4", ""])
+def test_a_decision_is_not_waited_for_once_its_replica_has_sent_later_ones(name):
+    """Nor is what no replica calls a decision, whoever expects it."""
     learner = build_learner()
     decide(learner, decision("i-2"))
-    report = learner.add_rewards([reward(name, {0: 0.5})], live=("i",))
+    report = learner.add_rewards([reward(name, {0: 0.5})], expected=(name,))
     assert report.accepted == (name == "i-2")
     assert [rejection.code for rejection in report.rejected] == ["unknown_decision"] * (name != "i-2")
-
-
-def test_who_has_taken_over_waits_for_a_decision_of_anyone_as_long_as_it_is_not_known_who_is_alive():
-    learner = build_learner()
-    decide(learner, decision("i-2"))
-    with pytest.raises(DecisionPendingError):
-        learner.add_rewards([reward("j-3", {0: 0.5})], live=None)
-    # Of what a replica has sent already, or no replica calls a decision, nothing will come.
-    for name in ("i-1", "j-", "j-x"):
-        report = learner.add_rewards([reward(name, {0: 0.5})], live=None)
-        assert [rejection.code for rejection in report.rejected] == ["unknown_decision"]
 
 
 def test_a_pending_decision_is_taken_once_it_has_arrived():
     learner = build_learner()
     item = reward("i-1", {0: 0.5})
     with pytest.raises(DecisionPendingError):
-        learner.add_rewards([item], live=("i",))
+        learner.add_rewards([item], expected=("i-1",))
     decide(learner, decision("i-1"))
-    assert learner.add_rewards([item], live=("i",)).accepted == 1
-    assert learner.add_rewards([item], live=("i",)).duplicates == 1
+    assert learner.add_rewards([item], expected=("i-1",)).accepted == 1
+    assert learner.add_rewards([item], expected=("i-1",)).duplicates == 1
 
 
 def test_every_outcome_is_counted_by_single_rewards():

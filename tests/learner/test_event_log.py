@@ -45,6 +45,14 @@ def test_a_new_log_is_empty(log):
     assert log.prune(upto=100, before_s=1e9, keep=[]) == 0
 
 
+def test_what_was_assumed_is_told_from_what_was_reported(log):
+    assumed = reward(1, decision_id="d", outcome=Outcome.DEFAULT, author="default")
+    commit(log, decision("d", (0, 1)), assumed)
+    assert log.find(["d"], [])[0]["d"].assumed == set(assumed.uids)
+    commit(log, reward(2, decision_id="d", outcome=Outcome.LATE, author="default"))
+    assert log.find(["d"], [])[0]["d"].assumed == set()
+
+
 def test_its_size_is_told(log):
     empty = log.size()
     assert empty.rows == {"events": 0, "decisions": 0}

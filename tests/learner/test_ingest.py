@@ -61,7 +61,7 @@ def counts(learner):
     [
         (lambda learner: learner.stage_rewards([message_reward("r-9", {99: 0.5})]), UnknownUidError),
         (lambda learner: learner.stage_rewards([RewardItem((0, 0), (0.1, 0.2), decision_id="i-1")]), RepeatedUidError),
-        (lambda learner: learner.stage_rewards([reward("j-9", {0: 0.5})], live=["j"]), DecisionPendingError),
+        (lambda learner: learner.stage_rewards([reward("j-9", {0: 0.5})], expected=["j-9"]), DecisionPendingError),
         (lambda learner: learner.stage_resync(view("abcdef", block=0), "ops"), StaleViewError),
     ],
 )

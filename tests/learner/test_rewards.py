@@ -333,6 +333,26 @@ def test_a_report_after_the_default_was_assumed_is_late_and_then_a_duplicate(for
     assert desk.rewards_of("d-1") == {0: 0.75, 1: 0.25, 2: 0.25}
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+def test_an_author_may_be_called_as_the_default_is(forgets):
+    """By its name nobody can tell what was reported from what was assumed."""
+    desk = Desk()
+    assert account(desk.report(reward("d-1", {0: 0.75}, DEFAULT_AUTHOR))) == (1, 0, [])
+    if forgets:
+        desk.join.clear()
+    assert account(desk.report(reward("d-1", {0: 0.25}, DEFAULT_AUTHOR))) == (0, 1, [])
+    assert desk.rewards_of("d-1") == {0: 0.75}
+
+
+def test_a_pending_decision_is_waited_for_before_its_uids_are_judged():
+    """They may have left the network since; only the decision tells that they were there."""
+    desk = Desk()
+    with pytest.raises(DecisionPendingError):
+        desk.join.join([reward("d-9", {99: 0.5})], desk.network, 1.0, is_pending=lambda _: True)
+    with pytest.raises(UnknownUidError):
+        desk.join.join([reward("d-9", {99: 0.5})], desk.network, 1.0, is_pending=never)
+
+
 def test_a_report_for_a_decision_of_the_same_commit_finds_its_embedding_there():
     desk = Desk()
     made = decision("d-4")
