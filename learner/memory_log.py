@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from .events import Decision, Event, Outcome, Reported, RewardEvent
 
 class MemoryEventLog:
     """See `EventLog`, for what each method means.
+
+    What is read at length is copied first: whoever reads on in the copy keeps nobody from committing.
 
     Args:
         started_at_ms: the start time in ms since 1970. It is the epoch, so that replicas accept the fresh
@@ -33,6 +36,7 @@ class MemoryEventLog:
         self.last_seq = 0
         self.genesis: Genesis | None = None
         self._max = max_events
+        self._lock = threading.Lock()
         self._events: deque[Event] = deque(maxlen=max_events)
         self._logged_s: dict[int, float] = {}
         self._decisions: dict[str, Decision] = {}
@@ -48,19 +52,23 @@ class MemoryEventLog:
 
     def commit(self, commit: Commit) -> None:
         """See `EventLog`."""
-        for decision in commit.decisions:
-            self._keep(decision, commit.at_s)
-        for event in commit.events:
-            if event.seq != self.last_seq + 1:
-                raise ValueError(f"the next event's place is {self.last_seq + 1}, got {event.seq}")
-            self.last_seq = event.seq
-            self._events.append(event)
-            self._logged_s[event.seq] = commit.at_s
-            self._logged_s.pop(event.seq - self._max, None)
-            if isinstance(event, RewardEvent):
-                self._note(event, commit.at_s)
-        if commit.defaults_until is not None:
-            self._defaults_until = commit.defaults_until
+        with self._lock:
+            for decision in commit.decisions:
+                self._keep(decision, commit.at_s)
+            for event in commit.events:
+                self._append(event, commit.at_s)
+            if commit.defaults_until is not None:
+                self._defaults_until = commit.defaults_until
+
+    def _append(self, event: Event, at_s: float) -> None:
+        if event.seq != self.last_seq + 1:
+            raise ValueError(f"the next event's place is {self.last_seq + 1}, got {event.seq}")
+        self.last_seq = event.seq
+        self._events.append(event)
+        self._logged_s[event.seq] = at_s
+        self._logged_s.pop(event.seq - self._max, None)
+        if isinstance(event, RewardEvent):
+            self._note(event, at_s)
 
     def _keep(self, decision: Decision, at_s: float) -> None:
         if decision.id in self._decisions:
@@ -96,12 +104,14 @@ class MemoryEventLog:
         self, decision_ids: Sequence[str], reward_ids: Sequence[str]
     ) -> tuple[dict[str, Reported], dict[str, Reported]]:
         """See `EventLog`."""
-        decisions = {key: _copy(self._reports[key]) for key in decision_ids if key in self._decisions}
-        return decisions, {key: _copy(self._reward_ids[key]) for key in reward_ids if key in self._reward_ids}
+        with self._lock:
+            decisions = {key: _copy(self._reports[key]) for key in decision_ids if key in self._decisions}
+            return decisions, {key: _copy(self._reward_ids[key]) for key in reward_ids if key in self._reward_ids}
 
     def embeddings(self, decision_ids: Sequence[str]) -> dict[str, NDArray[np.float16] | None]:
         """See `EventLog`."""
-        return {key: self._decisions[key].embedding for key in decision_ids if key in self._decisions}
+        with self._lock:
+            return {key: self._decisions[key].embedding for key in decision_ids if key in self._decisions}
 
     def decision(self, decision_id: str) -> Decision | None:
         """See `EventLog`."""
@@ -113,66 +123,75 @@ class MemoryEventLog:
 
     def chosen_after(self, row: int) -> Iterator[Chosen]:
         """See `EventLog`."""
-        for decision in list(self._decisions.values()):
-            if self._rows[decision.id][0] > row:
-                yield Chosen(self._rows[decision.id][0], decision.id, decision.uids, decision.hotkeys)
+        for number, _, decision in self._received():
+            if number > row:
+                yield Chosen(number, decision.id, decision.uids, decision.hotkeys)
 
     def observed(self) -> Iterator[Observed]:
         """Every decision that it still has, with its learned rewards, in the order of their arrival."""
         learned: dict[str | None, dict[int, float]] = {}
-        for event in self._events:
+        for event in self._copied():
             if isinstance(event, RewardEvent) and event.outcome.is_learned:
                 learned.setdefault(event.decision_id, {}).update(zip(event.uids, event.rewards, strict=True))
-        for decision in list(self._decisions.values()):
-            yield Observed(decision, self._rows[decision.id][1], learned.get(decision.id, {}))
+        for _, at_s, decision in self._received():
+            yield Observed(decision, at_s, learned.get(decision.id, {}))
 
     def unrewarded(self, received_before_s: float, limit: int) -> list[Chosen]:
         """See `EventLog`."""
-        due = (c for c in self.chosen_after(self._defaults_until) if self._rows[c.decision_id][1] < received_before_s)
+        due = (
+            Chosen(number, decision.id, decision.uids, decision.hotkeys)
+            for number, at_s, decision in self._received()
+            if number > self._defaults_until and at_s < received_before_s
+        )
         return list(itertools.islice(due, limit))
 
     def batches(self, after: int, upto: int | None = None) -> Iterator[list[Event]]:
         """See `EventLog`."""
-        wanted = [event for event in self._events if event.batch > after and (upto is None or event.batch <= upto)]
+        wanted = [event for event in self._copied() if event.batch > after and (upto is None or event.batch <= upto)]
         for _, events in itertools.groupby(wanted, key=lambda event: event.batch):
             yield [self._as_logged(event) for event in events]
 
     def reward_events(self, seqs: Sequence[int]) -> list[RewardEvent]:
         """See `EventLog`."""
         wanted = set(seqs)
-        found = (self._as_logged(event) for event in self._events if event.seq in wanted)
+        found = (self._as_logged(event) for event in self._copied() if event.seq in wanted)
         return [event for event in found if isinstance(event, RewardEvent)]
 
     def reported_since(self, at_s: float, limit: int) -> list[tuple[float, RewardEvent]]:
         """See `EventLog`."""
         found: list[tuple[float, Event]] = []
-        for event in reversed(self._events):
-            logged_s = self._logged_s[event.seq]
-            if logged_s < at_s or len(found) == limit:
-                break
-            if isinstance(event, RewardEvent):
-                found.append((logged_s, event))
+        with self._lock:
+            for event in reversed(self._events):
+                logged_s = self._logged_s[event.seq]
+                if logged_s < at_s or len(found) == limit:
+                    break
+                if isinstance(event, RewardEvent):
+                    found.append((logged_s, event))
         wanted = [(logged_s, self._as_logged(event)) for logged_s, event in reversed(found)]
         return [(logged_s, event) for logged_s, event in wanted if isinstance(event, RewardEvent)]
 
     def erase_embedding(self, decision_id: str) -> bool:
         """See `EventLog`."""
-        decision = self._decisions.get(decision_id)
-        if decision is None:
-            return False
-        self._decisions[decision_id] = replace(decision, embedding=None)
-        return True
+        with self._lock:
+            decision = self._decisions.get(decision_id)
+            if decision is None:
+                return False
+            self._decisions[decision_id] = replace(decision, embedding=None)
+            return True
 
     def prune(self, *, upto: int, before_s: float, keep: Sequence[int]) -> int:
         """Drop old decisions; events go by number."""
-        old = [decision_id for decision_id, (_, at_s) in self._rows.items() if at_s < before_s]
-        for decision_id in old:
-            self._forget(decision_id)
+        with self._lock:
+            # Times never go back in a log, so what is old comes first.
+            old = list(itertools.takewhile(lambda decision_id: self._rows[decision_id][1] < before_s, self._rows))
+            for decision_id in old:
+                self._forget(decision_id)
         return len(old)
 
     def first_seq(self) -> int:
         """See `EventLog`."""
-        return self._events[0].seq if self._events else self.last_seq + 1
+        with self._lock:
+            return self._events[0].seq if self._events else self.last_seq + 1
 
     def size(self) -> LogSize:
         """See `EventLog`."""
@@ -181,11 +200,24 @@ class MemoryEventLog:
     def close(self) -> None:
         """See `EventLog`."""
 
+    def _copied(self) -> list[Event]:
+        """The events as of now."""
+        with self._lock:
+            return list(self._events)
+
+    def _received(self) -> Iterator[tuple[int, float, Decision]]:
+        """The decisions as of now, in the order of their arrival, each after its row and when it arrived."""
+        with self._lock:
+            rows, decisions = list(self._rows.values()), list(self._decisions.values())
+        for (number, at_s), decision in zip(rows, decisions, strict=True):
+            yield number, at_s, decision
+
     def _as_logged(self, event: Event) -> Event:
         """The event with the embedding that its decision still has."""
-        if isinstance(event, RewardEvent) and event.decision_id in self._decisions:
-            return replace(event, embedding=self._decisions[event.decision_id].embedding)
-        return event
+        if not isinstance(event, RewardEvent) or event.decision_id is None:
+            return event
+        decision = self._decisions.get(event.decision_id)
+        return event if decision is None else replace(event, embedding=decision.embedding)
 
 
 def _copy(reported: Reported) -> Reported:
