@@ -1,4 +1,4 @@
-"""Checkpoints when they are due, and what has become old goes from the log."""
+"""Checkpoints when they are due, and what has become old goes from the log, whether or not anything is learned."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _RETRY_S = 5.0
+_PRUNE_EVERY_S = 60.0
 _DAY_S = 86_400.0
 
 
@@ -57,8 +58,10 @@ class Housekeeper(threading.Thread):
         self._saved_version = max(learner.saved_version, 0)
         self._saved_at_s = time.monotonic()
         self._last: Manifest | None = None
-        self._last_error: str | None = None
+        self._save_error: str | None = None
+        self._prune_error: str | None = None
         self._pruned = 0
+        self._pruned_at_s = time.monotonic()
 
     def save(self) -> Manifest | None:
         """Write a checkpoint now; None if there is no place for them.
@@ -82,7 +85,7 @@ class Housekeeper(threading.Thread):
                 dim=self._learner.dim,
             )
             self._saved_version, self._saved_at_s = manifest.version, time.monotonic()
-            self._last, self._last_error = manifest, None
+            self._last, self._save_error = manifest, None
             logger.info("checkpoint name=%s took_s=%.3f", manifest.name, time.monotonic() - started_s)
             return manifest
 
@@ -103,7 +106,7 @@ class Housekeeper(threading.Thread):
         if self.ident is not None:
             self.join()
         if self._learner.version != self._saved_version:
-            self._try(self.save)
+            self._try_to_save()
 
     @property
     def saves(self) -> bool:
@@ -128,7 +131,7 @@ class Housekeeper(threading.Thread):
             "version": last.version if last else None,
             "age_s": round(time.monotonic() - self._saved_at_s, 3) if last else None,
             "digest": last.digest if last else None,
-            "last_error": self._last_error,
+            "last_error": self._save_error or self._prune_error,
             "pruned_rows": self._pruned,
         }
 
@@ -146,24 +149,24 @@ class Housekeeper(threading.Thread):
             self._on_crash()
 
     def _look(self) -> bool:
-        """Do what is due; False if that failed."""
+        """Do what is due; False if some of it failed."""
         with self._looking:
-            return not self._is_due() or self._try(self._save_and_prune)
+            if self._pauses:
+                return True
+            is_due = self._is_due()
+            is_saved = not is_due or self._try_to_save()
+            # What is old goes although nothing new is learned, or nothing can be saved.
+            if (is_due and is_saved) or time.monotonic() - self._pruned_at_s >= _PRUNE_EVERY_S:
+                return self._try_to_prune() and is_saved
+            return is_saved
 
     def _is_due(self) -> bool:
-        if self._pauses:
-            return False
+        """Whether to save."""
         config = self._learner.config.checkpoints
         fresh = self._learner.version - self._saved_version
         return fresh >= config.interval_events or (
             fresh > 0 and time.monotonic() - self._saved_at_s >= config.interval_s
         )
-
-    def _save_and_prune(self) -> None:
-        self.save()
-        # The state was copied, and written from another copy.
-        release_freed_memory()
-        self.prune()
 
     def prune(self) -> None:
         """Drop from the log what is older than its retention and not needed by any checkpoint that is kept."""
@@ -180,11 +183,25 @@ class Housekeeper(threading.Thread):
             if self._stopping.is_set():
                 return
 
-    def _try(self, work: Callable[[], object]) -> bool:
+    def _try_to_save(self) -> bool:
         try:
-            work()
+            self.save()
         except (CheckpointError, LogUnavailableError) as error:
-            self._last_error = str(error)
+            self._save_error = str(error)
             logger.error("checkpoint_failed error=%s", error)
             return False
+        # The state was copied, and written from another copy.
+        release_freed_memory()
+        return True
+
+    def _try_to_prune(self) -> bool:
+        # Once it has failed it is due again at the next look.
+        self._pruned_at_s -= _PRUNE_EVERY_S
+        try:
+            self.prune()
+        except (CheckpointError, LogUnavailableError) as error:
+            self._prune_error = str(error)
+            logger.error("prune_failed error=%s", error)
+            return False
+        self._pruned_at_s, self._prune_error = time.monotonic(), None
         return True

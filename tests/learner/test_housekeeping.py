@@ -256,7 +256,7 @@ def test_without_a_place_for_checkpoints_nothing_is_saved_and_old_decisions_go(b
     decide(house.learner, decision("i-2"))
     house.earn("r-1")
     assert house.keeper._is_due()
-    house.keeper._save_and_prune()
+    assert house.keeper._look()
     assert not house.keeper._is_due()
     assert [house.learner.explain(name) is None for name in ("i-1", "i-2")] == [True, False]
     assert house.keeper.describe()["pruned_rows"] == 1
@@ -280,6 +280,44 @@ def test_what_is_older_than_the_retention_and_the_oldest_checkpoint_goes(build_h
     learned = state_digest(state_of(house.learner))
     assert state_digest(state_of(house.reopen().learner)) == learned
     assert roll_back(house.learner, 3) == 5
+
+
+def test_what_is_old_goes_while_nothing_is_learned(build_house):
+    house = build_house(log=MemoryEventLog(started_at_ms=EPOCH))
+    decide(house.learner, decision("i-1"))
+    house.clock.now_s = 31 * DAY_S
+    decide(house.learner, decision("i-2"))
+    house.time.now_s = 59.9
+    assert house.keeper._look()
+    assert house.keeper.describe()["pruned_rows"] == 0
+    house.time.now_s = 60.0
+    with house.keeper.paused():
+        assert house.keeper._look()
+    assert house.learner.explain("i-1") is not None
+    assert house.keeper._look()
+    assert [house.learner.explain(name) is None for name in ("i-1", "i-2")] == [True, False]
+    assert (house.keeper.describe()["pruned_rows"], house.store.list()) == (1, [])
+    house.clock.now_s = 99 * DAY_S
+    house.time.now_s = 119.9
+    assert house.keeper._look()
+    assert house.learner.explain("i-2") is not None
+    house.time.now_s = 120.0
+    assert house.keeper._look()
+    assert house.learner.explain("i-2") is None
+
+
+def test_only_what_no_checkpoint_needs_goes_while_nothing_can_be_saved(build_house, caplog):
+    house = build_house(keep=2, interval_events=2)
+    house.earn("r-1")
+    house.keeper.save()
+    house.earn("r-2", "r-3")
+    house.clock.now_s, house.time.now_s = 31 * DAY_S, 60.0
+    house.store.fails = True
+    assert not house.keeper._look()
+    assert "checkpoint_failed" in caplog.text
+    assert [event.seq for event in events_of(house.learner)] == [2, 3]
+    learned = state_digest(state_of(house.learner))
+    assert state_digest(state_of(house.reopen().learner)) == learned
 
 
 def test_nothing_goes_while_there_is_no_checkpoint(build_house):
@@ -351,6 +389,20 @@ def test_a_log_that_is_away_while_pruning_is_told(build_house):
     house.keeper.stop()
     assert house.keeper.describe()["last_error"] == "the line is down"
     assert [manifest.version for manifest in house.store.list()] == [1]
+
+
+def test_pruning_that_failed_is_tried_at_the_next_look_and_its_error_then_goes(build_house, caplog):
+    house = build_house(interval_events=1)
+    house.learner.log.prune_error = LogUnavailableError("the line is down")
+    house.earn("r-1")
+    assert not house.keeper._look()
+    assert "prune_failed error=the line is down" in caplog.text
+    assert house.keeper.describe()["last_error"] == "the line is down"
+    house.learner.log.prune_error = None
+    for _ in range(2):
+        assert house.keeper._look()
+        assert house.keeper.describe()["last_error"] is None
+        assert len(house.learner.log.asked) == 2
 
 
 def test_a_mistake_of_ours_is_told(build_house, caplog):
