@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, exists, select, update
+from sqlalchemy import Connection, Table, and_, delete, exists, or_, select, update
 
 from ..event_log import Commit
 from ..events import Decision, Event, OperatorEvent, ResyncEvent, RewardEvent
@@ -26,7 +27,7 @@ from .schema import (
 )
 
 PRUNE_ROWS = 5000
-"""So many events, and as many decisions, are dropped in one transaction."""
+"""So many events, and as many decisions and publishes, are dropped in one transaction."""
 _PARTS = (rewards, message_embeddings, resyncs, operator_actions)
 
 Rows = dict[Table, list[tuple[Any, ...]]]
@@ -140,7 +141,7 @@ def erase_embedding(connection: Connection, decision_id: str) -> bool:
 
 
 def prune(connection: Connection, database: Database, *, upto: int, before_s: float, keep: Sequence[int]) -> int:
-    """Drop old events, then decisions that no event needs; how many rows went."""
+    """Drop old events, then decisions that no event needs, and old publishes; how many rows went."""
     seqs = _old_events(connection, upto, before_s, set(keep))
     dropped = 0
     if seqs:
@@ -153,7 +154,20 @@ def prune(connection: Connection, database: Database, *, upto: int, before_s: fl
         .order_by(decisions.c.received_s)
         .limit(PRUNE_ROWS)
     )
-    return dropped + connection.execute(delete(decisions).where(decisions.c.row.in_(old))).rowcount
+    dropped += connection.execute(delete(decisions).where(decisions.c.row.in_(old))).rowcount
+    return dropped + _prune_publishes(connection, before_s)
+
+
+def _prune_publishes(connection: Connection, before_s: float) -> int:
+    """Epochs, versions and times all go up, so what is old comes first."""
+    key = (publishes.c.epoch, publishes.c.version)
+    oldest = select(*key, publishes.c.published_s).order_by(*key).limit(PRUNE_ROWS)
+    old = list(takewhile(lambda row: row.published_s < before_s, connection.execute(oldest)))
+    if not old:
+        return 0
+    epoch, version, _ = old[-1]
+    is_old = or_(key[0] < epoch, and_(key[0] == epoch, key[1] <= version))
+    return connection.execute(delete(publishes).where(is_old)).rowcount
 
 
 def _old_events(connection: Connection, upto: int, before_s: float, keep: set[int]) -> list[int]:

@@ -31,6 +31,15 @@ def counts(url):
     return found
 
 
+def published(url):
+    """Which versions of which epochs are noted as published."""
+    database = Database(url)
+    with database.read() as connection:
+        found = connection.execute(text("SELECT epoch, version FROM publishes ORDER BY epoch, version")).fetchall()
+    database.dispose()
+    return [tuple(row) for row in found]
+
+
 def fill(log):
     """Something of everything: seqs 1 to 5, in batches up to 2 and 5."""
     commit(log, decision("d"), decision("e"), reward(1, "d", batch=2), reward(2, batch=2), at_s=1.0)
@@ -150,14 +159,14 @@ def test_what_decisions_chose_is_read_in_pages(log, monkeypatch):
 def test_pruning_drops_old_events_with_all_their_parts_and_the_decisions_that_only_they_needed(log, log_url):
     fill(log)
     assert log.prune(upto=2, before_s=1.0, keep=[]) == 0
-    # Events 1 and 2, their 4 rewards, 1 embedding, and decision d.
-    assert log.prune(upto=2, before_s=2.0, keep=[]) == 8
+    # Events 1 and 2, their 4 rewards, 1 embedding, decision d, and what was published at 1.5.
+    assert log.prune(upto=2, before_s=2.0, keep=[]) == 9
     assert places(log) == [[3, 4, 5]]
     assert log.first_seq() == 3
     assert set(log.find(["d", "e", "f"], [])[0]) == {"e", "f"}
     assert log.prune(upto=2, before_s=9.0, keep=[]) == 1  # decision f, which nobody rewarded
     assert log.prune(upto=5, before_s=9.0, keep=[]) == 8
-    assert counts(log_url) == dict.fromkeys(TABLES, 0) | {"publishes": 1}
+    assert counts(log_url) == dict.fromkeys(TABLES, 0)
     assert log.prune(upto=5, before_s=9.0, keep=[]) == 0
 
 
@@ -181,6 +190,20 @@ def test_pruning_takes_a_bounded_number_of_rows_at_a_time(log, monkeypatch):
     # An event for a message is one row of events, two of rewards and one of embeddings.
     assert dropped == [2 * 4 + 2, 2 * 4 + 2, 1]
     assert places(log) == [[1]]
+
+
+def test_what_was_published_long_ago_goes_a_little_at_a_time(log, log_url, opened, monkeypatch):
+    monkeypatch.setattr(writer, "PRUNE_ROWS", 2)
+    commit(log, publishes=[Publish(version, float(version)) for version in (7, 8)])
+    log.close()
+    again = opened(log_url)
+    commit(again, publishes=[Publish(version, float(version)) for version in (1, 2, 9, 10)])
+    # Those of the first epoch, which reached higher versions; then those of the second that are older than 9.
+    dropped = []
+    while rows := again.prune(upto=0, before_s=9.0, keep=[]):
+        dropped.append(rows)
+    assert dropped == [2, 2]
+    assert published(log_url) == [(2, 9), (2, 10)]
 
 
 def test_numbers_go_on_when_everything_was_pruned(log, log_url, opened):
