@@ -15,7 +15,7 @@ from rich.console import Console
 
 from learner.checkpoint import CheckpointStore, Expected, Manifest
 from learner.config import MEMORY_URL, LearnerConfig, RuleConfig, settings_of
-from learner.errors import LogError, WrongLogError
+from learner.errors import LogError, UnknownVersionError, WrongLogError
 from learner.event_log import Commit, EventLog
 from learner.events import Action, OperatorEvent
 from learner.log_check import log_url
@@ -151,6 +151,7 @@ def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_bat
         patience_s=0.0,
     )
     try:
+        _refuse_to_pass_over_rollbacks(replay, log, storage.log.last_seq)
         restored, result = _replay(replay, log, on_start, on_batch)
         # Nothing may come of it if another has the log by now.
         storage.log.renew()
@@ -173,6 +174,33 @@ def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_bat
         storage.log.close()
 
 
+def _refuse_to_pass_over_rollbacks(replay: Replay, log: SqlEventLog, last_seq: int) -> None:
+    """A rule that was put in another's place can follow no rollback to before that: it would learn what was taken out.
+
+    Raises:
+        UnknownVersionError: the log has such a rollback.
+    """
+    if replay.as_logged:
+        return
+    if replay.start is not None:
+        store = open_checkpoints(replay.config, replay.application)
+        assert store is not None, "plan_replay refuses logs in memory"
+        manifest = store.find(replay.start)
+        if not _knows(replay, manifest):
+            _refuse_rollbacks(log, manifest.version, f"from checkpoint {manifest.name}", "begin earlier or later")
+    if replay.upto is not None and replay.upto < last_seq:
+        _refuse_rollbacks(log, replay.upto, f"up to version {replay.upto}", "leave out --to")
+
+
+def _refuse_rollbacks(log: SqlEventLog, version: int, what: str, remedy: str) -> None:
+    for rollback in log.rollbacks(version):
+        if (target := int(rollback.arguments["version"])) < version:
+            raise UnknownVersionError(
+                f"event {rollback.seq} rolls back to version {target}, and weights rebuilt {what} cannot follow it: "
+                f"what it took out would be learned again; {remedy}. Nothing was written"
+            )
+
+
 def _log_rebuild(replay: Replay, log: EventLog, state: LearnerState) -> None:
     """Say in the log which rule serves from here on, so that whoever replays it finds the same."""
     seq = log.last_seq + 1
@@ -191,13 +219,17 @@ def _from_checkpoint(replay: Replay, restorer: Restorer, store: CheckpointStore 
     manifest: Manifest = store.find(replay.start or "")
     if manifest.log_id != restorer.log.id:
         raise WrongLogError(f"checkpoint {manifest.name} belongs to log {manifest.log_id}, this is {restorer.log.id}")
+    return restorer.saved(store, manifest) if _knows(replay, manifest) else restorer.afresh_in(store, manifest)
+
+
+def _knows(replay: Replay, manifest: Manifest) -> bool:
+    """Whether the checkpoint has weights of what is replayed."""
     settings = settings_of(replay.rule)
-    knows_it = (
+    return (
         replay.as_logged
         or settings == manifest.rule
         or any(settings == shadow.rule for shadow in manifest.shadows.values())
     )
-    return restorer.saved(store, manifest) if knows_it else restorer.afresh_in(store, manifest)
 
 
 def expected_of(application: str, rule: RuleConfig, log: SqlEventLog) -> Expected:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, select
 
-from ..events import Event, RewardEvent
+from ..events import Action, Event, OperatorEvent, RewardEvent
 from . import codec
 from .database import Database
 from .schema import decisions, events, message_embeddings, operator_actions, resyncs, rewards
@@ -95,6 +95,16 @@ def read_reported(connection: Connection, at_s: float, limit: int) -> list[tuple
         return []
     found = _read_rewards(connection, lambda seq: seq >= heads[-1].seq, {head.seq: head.batch for head in heads})
     return [(head.logged_s, found[head.seq]) for head in reversed(heads)]
+
+
+def read_rollbacks(connection: Connection, after: int) -> list[OperatorEvent]:
+    """The rollbacks in the log after that place, in order."""
+    rows = connection.execute(
+        select(operator_actions)
+        .where(operator_actions.c.seq > after, operator_actions.c.action == Action.ROLLBACK.value)
+        .order_by(operator_actions.c.seq)
+    )
+    return [codec.operator_of(row, row.seq) for row in rows]
 
 
 def _embeddings(connection: Connection, where: Where) -> dict[int, bytes | None]:

@@ -24,9 +24,9 @@ from sqlalchemy import (
 )
 
 from ..event_log import Chosen, LogSize, Observed
-from ..events import Decision, Event, Outcome, Reported, RewardEvent
+from ..events import Decision, Event, OperatorEvent, Outcome, Reported, RewardEvent
 from . import codec
-from .batches import PAGE, read_batches, read_events, read_reported
+from .batches import PAGE, read_batches, read_events, read_reported, read_rollbacks
 from .codec import from_text, to_text
 from .database import Database
 from .schema import decisions, events, log, metadata, rewards
@@ -165,6 +165,11 @@ class SqlLogReader:
         """See `EventLog`."""
         with self._database.read() as connection:
             return read_reported(connection, at_s, limit)
+
+    def rollbacks(self, after: int) -> list[OperatorEvent]:
+        """The rollbacks after that place, in order."""
+        with self._database.read() as connection:
+            return read_rollbacks(connection, after)
 
     def first_seq(self) -> int:
         """See `EventLog`."""

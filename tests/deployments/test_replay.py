@@ -25,6 +25,7 @@ from learner.core import Learner
 from learner.errors import FencedError, LeaseHeldError, NoLogError, UnknownVersionError, WrongLogError
 from learner.events import Action
 from learner.sql import SqlEventLog, open_sql_log
+from learner.state import Held
 from tests.learner.builders import (
     DIM,
     FINGERPRINT,
@@ -110,6 +111,11 @@ def earn(learner: Learner, *names: str) -> None:
 
 def digest(learner: Learner) -> str:
     return state_of(learner).digest()
+
+
+def sqlite_rows(place: Place, table: str) -> Iterator[tuple[Any, ...]]:
+    with closing(sqlite3.connect(place.file)) as connection:
+        yield from connection.execute(f"SELECT * FROM {table}").fetchall()
 
 
 def saved_then_learned(place: Place, learner: Learner) -> Manifest:
@@ -219,6 +225,41 @@ def test_what_was_rebuilt_from_a_checkpoint_is_not_told_again(place: Place, lear
     with pytest.raises(UnknownVersionError, match=f"rebuilt from checkpoint {manifest.name}"):
         place.replay()
     assert place.replay(start=written["checkpoint"])["digest"] == written["digest"]
+
+
+@pytest.mark.parametrize("begins_at_checkpoint", [False, True], ids=["to", "from"])
+def test_weights_that_could_not_follow_a_later_rollback_are_not_written(
+    place: Place, learner: Learner, begins_at_checkpoint: bool
+) -> None:
+    good = learner.version
+    earn(learner, "r-6", "r-7")
+    manifest = save(learner, place.store)
+    earn(learner, "r-8")
+    rollback = roll_back(learner, good)
+    learner.log.close()
+    before = list(sqlite_rows(place, "events")), [kept.name for kept in place.store.list()]
+    if begins_at_checkpoint:
+        plan, message = place.plan("adagrad", start=manifest.name), f"rebuilt from checkpoint {manifest.name} cannot"
+    else:
+        plan, message = place.plan("adagrad", upto=manifest.version), f"up to version {manifest.version} cannot"
+    with pytest.raises(UnknownVersionError, match=f"event {rollback} rolls back to version {good}, .* {message}"):
+        run(plan, write_checkpoint=True)
+    assert (list(sqlite_rows(place, "events")), [kept.name for kept in place.store.list()]) == before
+    assert run(place.plan("adagrad", upto=good), write_checkpoint=True)["version"] == good
+    log = place.open_log()
+    again = build_learner(log=log, rule_config=AdagradConfig(), store=place.store)
+    log.close()
+    assert [event for event in state_of(again).held if event > good] == [good + 1, good + 2, good + 3]
+
+
+def test_a_checkpoint_of_the_same_rule_follows_a_rollback_to_before_it(place: Place, learner: Learner) -> None:
+    good = learner.version
+    earn(learner, "r-6")
+    manifest = save(learner, place.store)
+    roll_back(learner, good)
+    learner.log.close()
+    assert state_of(learner).held[good + 1] is Held.ROLLED_BACK
+    assert run(place.plan("softmax_mse", manifest.name), write_checkpoint=True)["digest"] == digest(learner)
 
 
 def test_nothing_is_written_while_a_learner_has_the_log(place: Place, learner: Learner) -> None:
