@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from rich.console import Console
 
 from learner.checkpoint import CheckpointStore, Expected, Manifest
 from learner.config import MEMORY_URL, LearnerConfig, RuleConfig, settings_of
-from learner.errors import LogError, UnknownVersionError, WrongLogError
+from learner.errors import FencedError, LogError, UnknownVersionError, WrongLogError
 from learner.event_log import Commit, EventLog
 from learner.events import Action, OperatorEvent
 from learner.log_check import log_url
@@ -29,7 +33,7 @@ from .config import ServeArgs
 from .progress import OnStart, replay_progress
 from .serve_config import IMPORT_PATH, ServeConfigError, parse_args, read_serve_config, with_absolute_paths
 
-_CLAIM_S = 24 * 3600.0
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,10 @@ def replay_with_progress(replay: Replay, console: Console, *, write_checkpoint: 
 def _replay(replay: Replay, log: SqlEventLog, on_start: OnStart, on_batch: OnBatch) -> tuple[Restored, dict[str, Any]]:
     store = open_checkpoints(replay.config, replay.application)
     expected = expected_of(replay.application, replay.rule, log)
-    restorer = Restorer(log, build_rule(replay.rule), expected, only_this_rule=not replay.as_logged)
+    # A rollback goes back to a state from before it. Where the log no longer begins at its beginning, that needs a
+    # checkpoint, as the learner's did; another rule's are of no use to this one.
+    history = store if replay.as_logged and replay.start is not None else None
+    restorer = Restorer(log, build_rule(replay.rule), expected, history, only_this_rule=not replay.as_logged)
     base = restorer.beginning() if replay.start is None else _from_checkpoint(replay, restorer, store)
     first, last = base.state.version, log.last_seq if replay.upto is None else min(replay.upto, log.last_seq)
     on_start(first, last)
@@ -140,10 +147,8 @@ def _replay(replay: Replay, log: SqlEventLog, on_start: OnStart, on_batch: OnBat
 def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_batch: OnBatch) -> dict[str, Any]:
     # Whoever writes the log is the only one who may write checkpoints.
     holder = f"tidegate-replay-{socket.gethostname()}-{os.getpid()}"
-    # Nobody renews the claim meanwhile, so it is made for longer than a replay takes.
-    held = replay.config.log.model_copy(update={"lease_s": _CLAIM_S})
     storage = open_storage(
-        replay.config.model_copy(update={"log": held}),
+        replay.config,
         application=replay.application,
         fingerprint=log.fingerprint,
         dim=log.dim,
@@ -152,7 +157,9 @@ def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_bat
     )
     try:
         _refuse_to_pass_over_rollbacks(replay, log, storage.log.last_seq)
-        restored, result = _replay(replay, log, on_start, on_batch)
+        # Not batch by batch, since a rollback may be a replay in itself.
+        with _kept(storage.log, every_s=min(1.0, replay.config.log.lease_s / 4)):
+            restored, result = _replay(replay, log, on_start, on_batch)
         # Nothing may come of it if another has the log by now.
         storage.log.renew()
         if not replay.as_logged:
@@ -172,6 +179,29 @@ def _replay_and_save(replay: Replay, log: SqlEventLog, on_start: OnStart, on_bat
         return {**result, "checkpoint": manifest.name}
     finally:
         storage.log.close()
+
+
+@contextmanager
+def _kept(log: EventLog, every_s: float) -> Iterator[None]:
+    """The claim on the log is renewed while the body runs, unless another has taken the log over."""
+    is_over = threading.Event()
+
+    def renew() -> None:
+        while not is_over.wait(every_s):
+            try:
+                log.renew()
+            except FencedError:
+                return
+            except LogError as error:
+                logger.warning("claim_not_renewed error=%s", error)
+
+    renewing = threading.Thread(target=renew, name="renew-claim", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        renewing.join()
 
 
 def _refuse_to_pass_over_rollbacks(replay: Replay, log: SqlEventLog, last_seq: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from io import StringIO
@@ -118,6 +120,13 @@ def sqlite_rows(place: Place, table: str) -> Iterator[tuple[Any, ...]]:
         yield from connection.execute(f"SELECT * FROM {table}").fetchall()
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come about"
+        threading.Event().wait(0.01)
+
+
 def saved_then_learned(place: Place, learner: Learner) -> Manifest:
     """A checkpoint of what the learner has, after which it learns more."""
     manifest = save(learner, place.store)
@@ -158,6 +167,23 @@ def test_from_a_checkpoint_of_the_same_rule_a_replay_goes_on(place: Place, learn
     result = place.replay(start=manifest.name)
     assert (result["first"], result["from"]) == (manifest.version, manifest.name)
     assert result["digest"] == digest(learner)
+
+
+def test_from_a_checkpoint_a_replay_of_a_pruned_log_follows_rollbacks_to_after_it(
+    place: Place, learner: Learner
+) -> None:
+    manifest = saved_then_learned(place, learner)
+    good = learner.version
+    earn(learner, "r-8")
+    while learner.log.prune(upto=manifest.version, before_s=1e18, keep=sorted(learner.held_places())):
+        pass
+    assert learner.log.first_seq() > 1
+    roll_back(learner, good)
+    earn(learner, "r-9")
+    result = place.replay(start=manifest.name)
+    assert (result["first"], result["digest"]) == (manifest.version, digest(learner))
+    with pytest.raises(UnknownVersionError, match="the log begins at event"):
+        place.replay()
 
 
 def test_from_a_checkpoint_of_another_rule_a_replay_starts_afresh_in_its_network(
@@ -268,6 +294,27 @@ def test_nothing_is_written_while_a_learner_has_the_log(place: Place, learner: L
         run(place.plan("adagrad"), write_checkpoint=True)
     assert [kept.name for kept in place.store.list()] == [manifest.name]
     learner.log.renew()
+
+
+def test_the_claim_on_the_log_is_renewed_for_as_long_as_the_replay_takes(place: Place, learner: Learner) -> None:
+    learner.log.close()
+    place.write_config(app={"rule": RULE.model_dump(), "log": {"lease_s": 0.5}})
+    seen: list[int] = []
+
+    def renewals() -> int:
+        return next(sqlite_rows(place, "writer"))[3]
+
+    def linger(_version: int) -> None:
+        """Once for a moment that outlasts several claims."""
+        if not seen:
+            wait_for(lambda: renewals() >= 5)
+            seen.append(renewals())
+            with pytest.raises(LeaseHeldError, match="tidegate-replay"):
+                place.open_log()
+
+    run_replay(place.plan(), write_checkpoint=True, on_start=lambda *_: None, on_batch=linger)
+    assert seen
+    assert len(place.store.list()) == 1
 
 
 def test_nothing_is_written_once_another_has_taken_the_log(place: Place, learner: Learner) -> None:
