@@ -206,10 +206,10 @@ class EventLog(Protocol):
         Args:
             upto: events of later batches stay.
             before_s: so does what was logged at this time or later.
-            keep: so do the events at these places.
+            keep: so do the events at these places, which ascend.
 
         Returns:
-            How many rows went; 0 once there is nothing left to drop. A decision stays as long as an event of it.
+            How many rows went; 0 once all of the log was gone through. A decision stays as long as an event of it.
 
         Raises:
             FencedError: see `commit`.

@@ -18,9 +18,10 @@ from .codec import from_text, to_text
 from .database import Database
 from .lease import Lease, acquire
 from .migrate import current_revision, migrate, newest_revision
+from .pruning import Pruning
 from .reader import SqlLogReader
 from .schema import log, writer
-from .writer import Tail, erase_embedding, event_rows, prune, write_commit
+from .writer import Tail, erase_embedding, event_rows, write_commit
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class SqlEventLog(SqlLogReader):
     def __init__(self, database: Database, lease: Lease | None) -> None:
         super().__init__(database)
         self._lease = lease
+        self._pruning = Pruning(database)
         self.epoch = 0 if lease is None else lease.epoch
         with database.read() as connection:
             row = connection.execute(select(log)).one()
@@ -124,9 +126,7 @@ class SqlEventLog(SqlLogReader):
     def prune(self, *, upto: int, before_s: float, keep: Sequence[int]) -> int:
         """See `EventLog`."""
         lease = self._claim()
-        with self._database.write() as connection:
-            lease.fence(connection)
-            return prune(connection, self._database, upto=upto, before_s=before_s, keep=keep)
+        return self._pruning.step(lease.fence, upto=upto, before_s=before_s, keep=keep)
 
     def close(self) -> None:
         """See `EventLog`. A database that does not answer keeps nobody from closing."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, delete, exists, or_, select, update
+from sqlalchemy import Connection, Table, select, update
 
 from ..event_log import Commit
 from ..events import Decision, Event, OperatorEvent, ResyncEvent, RewardEvent
@@ -26,9 +24,8 @@ from .schema import (
     rewards,
 )
 
-PRUNE_ROWS = 5000
-"""So many events, and as many decisions and publishes, are dropped in one transaction."""
-_PARTS = (rewards, message_embeddings, resyncs, operator_actions)
+PARTS = (rewards, message_embeddings, resyncs, operator_actions)
+"""The tables that events' parts lie in."""
 
 Rows = dict[Table, list[tuple[Any, ...]]]
 
@@ -52,7 +49,7 @@ def event_rows(commit: Commit, epoch: int, dim: int) -> Rows:
         events: [(event.seq, event.batch, epoch, codec.kind_of(event), commit.at_s) for event in commit.events],
         publishes: [(epoch, publish.version, publish.time_s) for publish in commit.publishes],
     }
-    rows.update((part, []) for part in _PARTS)
+    rows.update((part, []) for part in PARTS)
     for event in commit.events:
         _add_parts(rows, event, dim)
     return rows
@@ -138,46 +135,3 @@ def erase_embedding(connection: Connection, decision_id: str) -> bool:
         update(decisions).where(decisions.c.id == codec.to_text(decision_id)).values(embedding=None)
     )
     return erased.rowcount > 0
-
-
-def prune(connection: Connection, database: Database, *, upto: int, before_s: float, keep: Sequence[int]) -> int:
-    """Drop old events, then decisions that no event needs, and old publishes; how many rows went."""
-    seqs = _old_events(connection, upto, before_s, set(keep))
-    dropped = 0
-    if seqs:
-        for table in (*_PARTS, events):
-            dropped += connection.execute(delete(table).where(among(database, table.c.seq, seqs))).rowcount
-    has_rewards = exists().where(rewards.c.decision_id == decisions.c.id)
-    old = (
-        select(decisions.c.row)
-        .where(decisions.c.received_s < before_s, ~has_rewards)
-        .order_by(decisions.c.received_s)
-        .limit(PRUNE_ROWS)
-    )
-    dropped += connection.execute(delete(decisions).where(decisions.c.row.in_(old))).rowcount
-    return dropped + _prune_publishes(connection, before_s)
-
-
-def _prune_publishes(connection: Connection, before_s: float) -> int:
-    """Epochs, versions and times all go up, so what is old comes first."""
-    key = (publishes.c.epoch, publishes.c.version)
-    oldest = select(*key, publishes.c.published_s).order_by(*key).limit(PRUNE_ROWS)
-    old = list(takewhile(lambda row: row.published_s < before_s, connection.execute(oldest)))
-    if not old:
-        return 0
-    epoch, version, _ = old[-1]
-    is_old = or_(key[0] < epoch, and_(key[0] == epoch, key[1] <= version))
-    return connection.execute(delete(publishes).where(is_old)).rowcount
-
-
-def _old_events(connection: Connection, upto: int, before_s: float, keep: set[int]) -> list[int]:
-    """Batches and times never go back in a log, so what may go is among the oldest: the others need no look."""
-    oldest = (
-        select(events.c.seq, events.c.batch, events.c.logged_s).order_by(events.c.seq).limit(PRUNE_ROWS + len(keep))
-    )
-    old = [
-        seq
-        for seq, batch, logged_s in connection.execute(oldest)
-        if batch <= upto and logged_s < before_s and seq not in keep
-    ]
-    return old[:PRUNE_ROWS]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,6 +75,14 @@ def commit(log: EventLog, *entries: Decision | Event, at_s: float = 1.0, **given
             **given,
         )
     )
+
+
+def prune_all(log: EventLog, *, upto: int, before_s: float = 9.0, keep: Sequence[int] = ()) -> list[int]:
+    """Prune to the end; how many rows each step took."""
+    steps = []
+    while rows := log.prune(upto=upto, before_s=before_s, keep=keep):
+        steps.append(rows)
+    return steps
 
 
 def comparable(value: Decision | Event) -> object:

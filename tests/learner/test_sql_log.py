@@ -7,12 +7,12 @@ from sqlalchemy import event, text
 
 from learner.errors import FencedError, LogError, WrongLogError
 from learner.event_log import Commit, EventLog, Genesis
-from learner.events import Action, OperatorEvent, Publish, ResyncEvent
+from learner.events import Action, OperatorEvent, Outcome, Publish, ResyncEvent
 from learner.sql import batches as batch_reading
-from learner.sql import read_sql_log, reader, writer
+from learner.sql import pruning, read_sql_log, reader
 from learner.sql.database import Database
 
-from .logs import VIEW, batches, commit, comparable, decision, open_log, places, reward
+from .logs import VIEW, batches, commit, comparable, decision, open_log, places, prune_all, reward
 
 TABLES = ("decisions", "events", "rewards", "message_embeddings", "resyncs", "operator_actions", "publishes")
 
@@ -160,55 +160,94 @@ def test_pruning_drops_old_events_with_all_their_parts_and_the_decisions_that_on
     fill(log)
     assert log.prune(upto=2, before_s=1.0, keep=[]) == 0
     # Events 1 and 2, their 4 rewards, 1 embedding, decision d, and what was published at 1.5.
-    assert log.prune(upto=2, before_s=2.0, keep=[]) == 9
+    assert sum(prune_all(log, upto=2, before_s=2.0)) == 9
     assert places(log) == [[3, 4, 5]]
     assert log.first_seq() == 3
     assert set(log.find(["d", "e", "f"], [])[0]) == {"e", "f"}
-    assert log.prune(upto=2, before_s=9.0, keep=[]) == 1  # decision f, which nobody rewarded
-    assert log.prune(upto=5, before_s=9.0, keep=[]) == 8
+    assert prune_all(log, upto=2) == [1]  # decision f, which nobody rewarded
+    assert sum(prune_all(log, upto=5)) == 8
     assert counts(log_url) == dict.fromkeys(TABLES, 0)
-    assert log.prune(upto=5, before_s=9.0, keep=[]) == 0
+    assert prune_all(log, upto=5) == []
 
 
 def test_pruning_spares_what_is_to_be_kept_and_its_decision(log):
     fill(log)
-    log.prune(upto=5, before_s=9.0, keep=[1, 4, 77])
+    prune_all(log, upto=5, keep=[1, 4, 77])
     assert places(log) == [[1], [4]]
     assert [event.embedding is not None for event in log.reward_events([1])] == [True]
     assert set(log.find(["d", "e", "f"], [])[0]) == {"d"}
     assert log.first_seq() == 1
-    log.prune(upto=5, before_s=9.0, keep=[])
+    prune_all(log, upto=5)
     assert log.first_seq() == 6
 
 
 def test_pruning_takes_a_bounded_number_of_rows_at_a_time(log, monkeypatch):
-    monkeypatch.setattr(writer, "PRUNE_ROWS", 2)
+    monkeypatch.setattr(pruning, "PRUNE_ROWS", 2)
     commit(log, *(decision(f"d-{number}") for number in range(5)), *(reward(seq) for seq in range(1, 6)))
-    dropped = []
-    while rows := log.prune(upto=5, before_s=9.0, keep=[1]):
-        dropped.append(rows)
     # An event for a message is one row of events, two of rewards and one of embeddings.
-    assert dropped == [2 * 4 + 2, 2 * 4 + 2, 1]
+    assert prune_all(log, upto=5, keep=[1]) == [4, 2 * 4, 4, 2, 2, 1]
     assert places(log) == [[1]]
 
 
+def test_what_is_kept_is_looked_at_once_and_in_no_transaction_that_writes(log, monkeypatch):
+    """Of 40 old events and their decisions every fourth may go, and nothing of the first half."""
+    monkeypatch.setattr(pruning, "PRUNE_ROWS", 4)
+    seqs = range(1, 41)
+    commit(log, *(decision(f"d-{seq}") for seq in seqs), *(reward(seq, f"d-{seq}") for seq in seqs))
+    gone = [seq for seq in seqs if seq > 20 and seq % 4 == 0]
+    read, written = [], []
+    listen(log, read, written)
+    assert prune_all(log, upto=40, keep=[seq for seq in seqs if seq not in gone]) == [3] * 5 + [1] * 5
+    # Each page of 4 once, and for each later step once more to see that there is no other.
+    assert sum("FROM events" in statement for statement in read) == len(seqs) / 4 + 6
+    assert sum("FROM decisions" in statement for statement in read) == len(seqs) / 4 + 1
+    assert not any("FROM events" in statement and statement.startswith("SELECT") for statement in written)
+    assert [seq for [seq] in places(log)] == [seq for seq in seqs if seq not in gone]
+
+
+def test_who_asks_for_something_else_half_way_begins_at_the_oldest_again(log, monkeypatch):
+    monkeypatch.setattr(pruning, "PRUNE_ROWS", 2)
+    commit(log, *(reward(seq) for seq in range(1, 6)))
+    assert log.prune(upto=5, before_s=9.0, keep=[1]) == 4
+    prune_all(log, upto=5)
+    assert log.first_seq() == 6
+
+
+def test_a_decision_whose_reward_comes_while_it_is_being_pruned_stays(log):
+    commit(log, decision("d"), decision("e"))
+
+    @event.listens_for(log._database._engine, "after_cursor_execute")
+    def report_late(_connection, _cursor, statement, *_):
+        if "is_free" in statement and log.last_seq == 0:
+            commit(log, reward(1, "d", outcome=Outcome.LATE), at_s=20.0)
+
+    assert prune_all(log, upto=0) == [1]
+    assert set(log.find(["d", "e"], [])[0]) == {"d"}
+
+
+def listen(log, read, written):
+    """Note the statements of transactions that read and of those that write."""
+
+    @event.listens_for(log._database._engine, "before_cursor_execute")
+    def note(connection, _cursor, statement, *_):
+        writes = connection.get_execution_options().get("tidegate_writes")
+        (written if writes else read).append(statement)
+
+
 def test_what_was_published_long_ago_goes_a_little_at_a_time(log, log_url, opened, monkeypatch):
-    monkeypatch.setattr(writer, "PRUNE_ROWS", 2)
+    monkeypatch.setattr(pruning, "PRUNE_ROWS", 3)
     commit(log, publishes=[Publish(version, float(version)) for version in (7, 8)])
     log.close()
     again = opened(log_url)
     commit(again, publishes=[Publish(version, float(version)) for version in (1, 2, 9, 10)])
     # Those of the first epoch, which reached higher versions; then those of the second that are older than 9.
-    dropped = []
-    while rows := again.prune(upto=0, before_s=9.0, keep=[]):
-        dropped.append(rows)
-    assert dropped == [2, 2]
+    assert prune_all(again, upto=0) == [3, 1]
     assert published(log_url) == [(2, 9), (2, 10)]
 
 
 def test_numbers_go_on_when_everything_was_pruned(log, log_url, opened):
     fill(log)
-    log.prune(upto=5, before_s=9.0, keep=[])
+    prune_all(log, upto=5)
     commit(log, at_s=1.0)
     log.close()
     again = opened(log_url)
