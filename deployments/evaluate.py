@@ -218,11 +218,11 @@ def _base(plan: Evaluate, log: SqlEventLog) -> tuple[Restorer, Restored]:
     restorer = Restorer(log, build_rule(plan.rule), expected, store, only_this_rule=True)
     if plan.first is not None:
         return restorer, restorer.at(plan.first)
-    is_whole = log.last_seq == 0 or log.first_seq() == 1
+    is_whole = log.is_whole()
     oldest = None if is_whole or store is None else store.oldest()
     if not is_whole and oldest is None:
         raise UnknownVersionError(
-            f"the log begins at event {log.first_seq()}, and there is no checkpoint of rule {plan.rule.name} to go on "
-            "from: what this rule would have known at a decision cannot be rebuilt"
+            f"the log's first events were pruned, and there is no checkpoint of rule {plan.rule.name} to go on from: "
+            "what this rule would have known at a decision cannot be rebuilt"
         )
     return restorer, restorer.at(0 if oldest is None else oldest.version)

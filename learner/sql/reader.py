@@ -178,6 +178,13 @@ class SqlLogReader:
             first, last = connection.execute(query).one()
         return int(last) + 1 if first is None else int(first)
 
+    def is_whole(self) -> bool:
+        """Whether every event is still there. Held ones outlive those around them, so the first may be there alone."""
+        query = select(select(func.count()).select_from(events).scalar_subquery(), log.c.last_seq)
+        with self._database.read() as connection:
+            count, last = connection.execute(query).one()
+        return int(count) == int(last)
+
     def size(self) -> LogSize:
         """See `EventLog`. Counting rows one by one would take long; the bytes are without what a commit has in work."""
         with self._database.read() as connection:

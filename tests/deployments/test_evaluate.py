@@ -134,12 +134,15 @@ def test_a_range_of_versions_is_judged_by_what_was_known_then(config: Path, gate
     assert result["mean_weight"] == pytest.approx(1.0, rel=1e-4)
 
 
-def test_a_log_without_its_beginning_is_judged_from_the_oldest_checkpoint_on(config: Path, gate: Build) -> None:
+@pytest.mark.parametrize("held", [[], [1]], ids=["pruned", "but for a held event"])
+def test_a_log_without_its_beginning_is_judged_from_the_oldest_checkpoint_on(
+    config: Path, gate: Build, held: list[int]
+) -> None:
     live = gate(Softmax(0.3), clock=Clock())
     live.run(20)
     save(live.learner, CheckpointStore(str(config.parent / "app/checkpoints"), keep=5))
     live.run(20)
-    while live.learner.log.prune(upto=20, before_s=1.0, keep=[]):
+    while live.learner.log.prune(upto=20, before_s=1.0, keep=held):
         pass
     # Pruned by time alone, so the decisions of the events that are left are there.
     result = evaluated(config, policy="softmax", settings={"temperature": 0.3})
