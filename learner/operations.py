@@ -86,7 +86,7 @@ class Operations:
                 if self._learner.version >= summary.seq and self._checkpoints is not None:
                     # So that a restart need not go back that far.
                     await asyncio.to_thread(self._housekeeper.save)
-        held, _ = self._learner.held_events(after=0, limit=0)
+        held, _ = await asyncio.to_thread(self._learner.held_events, after=0, limit=0)
         return {"restored": summary.restored, "version": summary.seq, "quarantined": held}
 
     async def promote(self, label: str, author: str) -> dict[str, Any]:
@@ -96,11 +96,13 @@ class Operations:
             UnknownRuleError: there is no such shadow.
         """
         async with self._saving:
-            seq = await self._commit(self._learner.stage_promotion(label, author))
+            stage = await asyncio.to_thread(self._learner.stage_promotion, label, author)
+            seq = await self._commit(stage)
             if await self._published.wait_until_published(seq) and self._checkpoints is not None:
                 # So that a start whose configuration has the new rule only finds a checkpoint of it.
                 await asyncio.to_thread(self._housekeeper.save)
-        return {"rule": label, "version": seq, "rules": self._learner.describe()["rules"]}
+        described = await asyncio.to_thread(self._learner.describe)
+        return {"rule": label, "version": seq, "rules": described["rules"]}
 
     async def settle(
         self, action: Literal[Action.READMIT, Action.DROP], seqs: Sequence[int] | None, author: str
@@ -110,9 +112,11 @@ class Operations:
         Raises:
             UnknownEventError: an event is not held, or waits for the thaw.
         """
-        seq = await self._commit(self._learner.stage_settlement(action, seqs, author))
+        # What is being learned may keep these waiting, and must not keep all other calls waiting.
+        stage = await asyncio.to_thread(self._learner.stage_settlement, action, seqs, author)
+        seq = await self._commit(stage)
         await self._published.wait_until_published(seq)
-        held, _ = self._learner.held_events(after=0, limit=0)
+        held, _ = await asyncio.to_thread(self._learner.held_events, after=0, limit=0)
         return {"version": seq, "quarantined": held}
 
     async def erase_embedding(self, decision_id: str, author: str) -> bool:
