@@ -54,6 +54,8 @@ T = TypeVar("T")
 
 _MOST_WAITING = 100_000
 _DEFAULTS_AT_ONCE = 1_000
+_DEFAULTS_BEFORE = 10_000
+"""With so many events waiting to be learned there is no hurry to add what nobody has reported."""
 _REMEMBERED = 20_000
 _REMEMBERED_WINDOWS = 3.0
 
@@ -302,11 +304,15 @@ class Ingest:
         return stage
 
     def stage_default_rewards(self) -> Stage[bool]:
-        """Log the default reward of decisions whose window has passed; the answer is whether there may be more."""
+        """Log the default reward of decisions whose window has passed, a part of them at a time.
+
+        The answer is whether there may be more to log at once. While a great deal waits to be learned, nothing is
+        added to it: reports come first, and would be refused for the sake of what is merely assumed.
+        """
 
         def stage(draft: Draft) -> bool:
             reward = self.config.default_reward
-            if reward is None:
+            if reward is None or self._waiting + len(draft.events) >= _DEFAULTS_BEFORE:
                 return False
             due = self.log.unrewarded(draft.at_s - self.config.reward_window_s, _DEFAULTS_AT_ONCE)
             ids = [chosen.decision_id for chosen in due]
