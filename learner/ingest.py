@@ -269,6 +269,19 @@ class Ingest:
 
         return stage
 
+    def finish_erasure(self, decision_id: str) -> bool:
+        """Forget the embedding of a decision whose erasure is in the log, for good; whether it was known.
+
+        Raises:
+            LogUnavailableError: it may still be there, and the decision takes no more rewards all the same.
+            FencedError: see `commit`.
+        """
+        known = self.log.erase_embedding(decision_id)
+        with self._ingest_lock:
+            # From here on the log itself says that there is none.
+            self._erasing = {key: nothing for key, nothing in self._erasing.items() if key != decision_id}
+        return known
+
     def stage_action(self, action: Action, author: str, arguments: dict[str, Any] | None = None) -> Stage[int]:
         """Log an operator's action; the answer is its place in the log."""
 
@@ -317,7 +330,7 @@ class Ingest:
             due = self.log.unrewarded(draft.at_s - self.config.reward_window_s, _DEFAULTS_AT_ONCE)
             ids = [chosen.decision_id for chosen in due]
             self._join.load(ids)
-            embeddings = self.log.embeddings(ids)
+            embeddings = {**self.log.embeddings(ids), **self._erasing}
             for decision_id in ids:
                 event = self._join.default_rewards(decision_id, reward, self._network, embeddings.get(decision_id))
                 if event is not None:

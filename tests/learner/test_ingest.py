@@ -434,6 +434,33 @@ def test_a_decision_takes_rewards_again_if_its_erasure_could_not_be_logged():
     assert learner.add_rewards([reward("i-1", {1: 0.5})]).accepted == 1
 
 
+def test_a_decision_whose_embedding_is_being_erased_has_no_default_reward():
+    clock = Clock()
+    learner = build_learner(clock=clock, default_reward=0.25, reward_window_s=10.0)
+    decide(learner, decision("i-1"), decision("i-2"))
+    learner.commit_one(learner.stage_erasure("i-1", "ops"))
+    clock.now_s = 11.0
+    learner.commit_one(learner.stage_default_rewards())
+    assert [event.decision_id for event in events_of(learner, after=1)] == ["i-2"]
+
+
+def test_once_an_embedding_is_erased_the_log_says_so():
+    log = FlakyLog()
+    learner = build_learner(log=log)
+    decide(learner, decision("i-1"), decision("i-2"))
+    for decision_id in ("i-1", "i-2"):
+        learner.commit_one(learner.stage_erasure(decision_id, "ops"))
+    log.down = True
+    with pytest.raises(LogUnavailableError):
+        learner.finish_erasure("i-1")
+    log.down = False
+    assert list(learner._erasing) == ["i-1", "i-2"]
+    assert learner.finish_erasure("i-1")
+    assert list(learner._erasing) == ["i-2"]
+    assert codes(learner.add_rewards([reward("i-1", {1: 0.5}), reward("i-2", {1: 0.5})])) == ["embedding_erased"] * 2
+    assert not learner.finish_erasure("i-9")
+
+
 class SlowToReadmit(MemoryEventLog):
     """Held events take as long as the test wants."""
 
