@@ -10,8 +10,7 @@ import logging
 import threading
 from collections import ChainMap, Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -44,9 +43,10 @@ from .events import (
     split_decision_id,
 )
 from .protocol import DecisionBatch, RewardItem, RewardReport
+from .remembered_trust import remembered_trust
 from .rewards import Network, RewardJoin
 from .state import LearnerState
-from .trust import AuthorView, Trust
+from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,6 @@ _MOST_WAITING = 100_000
 _DEFAULTS_AT_ONCE = 1_000
 _DEFAULTS_BEFORE = 10_000
 """With so many events waiting to be learned there is no hurry to add what nobody has reported."""
-_REMEMBERED = 20_000
-_REMEMBERED_WINDOWS = 3.0
 
 
 @message
@@ -106,7 +104,7 @@ class Ingest:
         self._clock = clock
         self._on_hotkey_swap = on_hotkey_swap
         self._on_decisions = on_decisions
-        self._trust = self._remembering_trust(state)
+        self._trust = remembered_trust(config.trust, state, log, dim=dim, now_s=clock())
         self._ingest_lock = threading.Lock()
         self._join = RewardJoin(
             window_s=config.reward_window_s,
@@ -371,15 +369,6 @@ class Ingest:
         with self._ingest_lock:
             self._settle_doubt()
             self.log.renew()
-
-    def _remembering_trust(self, state: LearnerState) -> Trust:
-        """Reward trust as it was, as far as the recent past tells: what was decided is in the state for good."""
-        trust, config = Trust(self.config.trust, state.standings, state.view, self.dim), self.config.trust
-        if config.enabled:
-            since_s = self._clock() - _REMEMBERED_WINDOWS * config.window_s
-            for at_s, events in groupby(self.log.reported_since(since_s, _REMEMBERED), key=itemgetter(0)):
-                trust.observe([event for _, event in events], at_s)
-        return trust
 
     def _add_verdicts(self, draft: Draft) -> None:
         """What reward trust has found since the last commit comes before all that this one brings."""
