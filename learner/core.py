@@ -106,7 +106,7 @@ class Learner(Ingest):
         on_hotkey_swap: Literal["keep", "reset"] = "keep",
         policy: Policy | None = None,
     ) -> None:
-        self._selections = Selections()
+        self._selections = Selections(self._is_comparable)
         super().__init__(
             config=config,
             dim=dim,

@@ -110,7 +110,7 @@ class Ingest:
             window_s=config.reward_window_s,
             reward_range=config.reward_range,
             lookup=log,
-            comparable=lambda epoch: log.durable or epoch == log.epoch,
+            comparable=self._is_comparable,
         )
         self._network = Network(state.view, state.tenures.copy())
         self._queue: deque[list[Event]] = deque()
@@ -122,6 +122,10 @@ class Ingest:
         self._erasing: dict[str, NDArray[np.float16] | None] = {}
         # What a failed commit may have written after all; None if the last one succeeded.
         self._doubtful: Draft | None = None
+
+    def _is_comparable(self, epoch: int) -> bool:
+        """Whether versions of that epoch can be compared with the places of this log's resyncs."""
+        return self.log.durable or epoch == self.log.epoch
 
     @property
     def view(self) -> MetagraphView:

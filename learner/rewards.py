@@ -56,6 +56,13 @@ class Network:
         tenures.follow(plan, self.view, seq)
         return Network(view, tenures)
 
+    def still_has(self, uid: int, hotkey: str, version: int) -> bool:
+        """Whether the uid has the owner that this hotkey was at that version."""
+        # The hotkey alone would miss an owner that lost the uid and came back.
+        return (
+            uid < self.view.n and self.tenures.held_through(uid, version) and self.tenures.owns(uid, hotkey, self.view)
+        )
+
 
 @dataclass(slots=True)
 class JoinResult:
@@ -212,11 +219,8 @@ class RewardJoin:
         """Whether what a uid earned would go to another than it was asked of."""
         if not reported.hotkeys:
             return False
-        # The hotkey alone would miss an owner that lost the uid and came back.
         version = reported.version if self._comparable(reported.epoch) else 0
-        if uid >= network.view.n or not network.tenures.held_through(uid, version):
-            return True
-        return not network.tenures.owns(uid, reported.hotkeys[reported.uids.index(uid)], network.view)
+        return not network.still_has(uid, reported.hotkeys[reported.uids.index(uid)], version)
 
 
 class _Joining:
