@@ -7,6 +7,7 @@ is in the log before the answer exists, and waits in a queue for being learned.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import ChainMap, Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -111,6 +112,8 @@ class Ingest:
             reward_range=config.reward_range,
             lookup=log,
             comparable=self._is_comparable,
+            # Decisions are counted from the start, and so are those that are joined: else it were more than all.
+            counted_after_s=log.last_time_s or -math.inf,
         )
         self._network = Network(state.view, state.tenures.copy())
         self._queue: deque[list[Event]] = deque()

@@ -7,6 +7,7 @@ any time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -66,7 +67,10 @@ class Network:
 
 @dataclass(slots=True)
 class JoinResult:
-    """Events to log, and the account of every reported reward."""
+    """Events to log, and the account of every reported reward.
+
+    `joined_decisions` are those which had none before, see `RewardJoin`.
+    """
 
     events: list[RewardEvent] = field(default_factory=list)
     accepted: int = 0
@@ -83,6 +87,7 @@ class RewardJoin:
         reward_range: least and greatest reward.
         lookup: the log.
         comparable: whether versions of that epoch can be compared with the places of this log's resyncs.
+        counted_after_s: of the decisions that arrived later than this, the joined ones are counted.
         capacity: how many decisions, and how many reward ids, the index holds.
     """
 
@@ -93,12 +98,14 @@ class RewardJoin:
         reward_range: tuple[float, float],
         lookup: Lookup,
         comparable: Callable[[int], bool],
+        counted_after_s: float = -math.inf,
         capacity: int = CAPACITY,
     ) -> None:
         self.window_s = window_s
         self.reward_range = reward_range
         self._lookup = lookup
         self._comparable = comparable
+        self._counted_after_s = counted_after_s
         self._capacity = capacity
         self._decisions: dict[str, Reported] = {}
         self._reward_ids: dict[str, Reported] = {}
@@ -256,7 +263,8 @@ class _Joining:
                 self._reject(index, "late", f"the reward came {after}: logged, not learned", uid)
         in_time = len(fresh.get(Outcome.LEARNED, ()))
         self.result.accepted += in_time
-        if in_time and item.decision_id is not None and not reported.rewards:
+        counts = item.decision_id is not None and reported.at_s > self._join._counted_after_s
+        if in_time and counts and not reported.rewards:
             self.result.joined_decisions += 1
         for outcome, rewards in fresh.items():
             self._take(item, reported, outcome, rewards)
