@@ -115,7 +115,8 @@ class MemoryEventLog:
         """See `EventLog`."""
         for decision in list(self._decisions.values()):
             if self._rows[decision.id][0] > row:
-                yield Chosen(self._rows[decision.id][0], decision.id, decision.uids, decision.hotkeys)
+                row = self._rows[decision.id][0]
+                yield Chosen(row, decision.id, decision.uids, decision.hotkeys, decision.epoch, decision.version)
 
     def observed(self) -> Iterator[Observed]:
         """Every decision that it still has, with its learned rewards, in the order of their arrival."""
