@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from .admin_api import add_admin
 from .console.routes import add_console
@@ -142,12 +144,23 @@ def _add_errors(api: FastAPI, refusals: Refusals) -> None:
         return problem_response(error)
 
     @api.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         response = problem_response(Problem(error.status_code, code, str(error.detail)))
         response.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # Starlette names those of the first route of that path.
+            response.headers["Allow"] = ", ".join(_methods(api, request))
         note_problem(code)
         return response
+
+
+def _methods(api: FastAPI, request: Request) -> list[str]:
+    """The methods that the request's path has."""
+    routes = [
+        route for route in api.routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE
+    ]
+    return sorted({method for route in routes for method in route.methods or ()})
 
 
 def _no_decision(decision_id: str) -> Problem:

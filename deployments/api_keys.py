@@ -71,10 +71,10 @@ def _parse(text: str, place: str) -> tuple[ApiKeyEntry, ...]:
     # None of these errors is passed on: they quote what was read, which may be a key.
     try:
         return _ENTRIES.validate_python(yaml.safe_load(text))
-    except yaml.YAMLError:
-        problem = "it is neither YAML nor JSON"
     except ValidationError as error:
         problem = _first_error(error)
+    except (yaml.YAMLError, ValueError):
+        problem = "it is neither YAML nor JSON"
     raise CredentialsError(
         f"{place}: {problem}; expected a list of {{id, sha256, scopes}} as `tidegate key` prints them"
     )

@@ -20,6 +20,7 @@ from learner.events import ANONYMOUS
 from .api_keys import hash_key, read_keys
 from .config import ApiKeyEntry, AuthArgs, HotkeyAuthArgs, NoAuthArgs, Scope
 from .errors import ExposureError, Problem
+from .refusals import Seldom
 
 if TYPE_CHECKING:
     from .learner_client import LearnerClient
@@ -53,6 +54,8 @@ class Authenticator(Protocol):
 
     challenge: str
     """What `WWW-Authenticate` names."""
+    reads_body: bool
+    """Whether it has to see the body; otherwise a body is read only of who is let in."""
 
     async def authenticate(
         self, *, method: str, target: str, headers: Mapping[str, str], body: bytes, scope: Scope
@@ -63,7 +66,7 @@ class Authenticator(Protocol):
             method: the HTTP method.
             target: path and query as the caller sent them, the route prefix included.
             headers: by name, in lower case.
-            body: as received.
+            body: as received; empty where `reads_body` is false.
             scope: what the call needs.
 
         Raises:
@@ -77,6 +80,7 @@ class OpenAuthenticator:
     """Lets everyone in."""
 
     challenge = ""
+    reads_body = False
 
     async def authenticate(
         self, *, method: str, target: str, headers: Mapping[str, str], body: bytes, scope: Scope
@@ -93,6 +97,7 @@ class ApiKeyAuthenticator:
     """
 
     challenge = 'Bearer realm="tidegate"'
+    reads_body = False
 
     def __init__(self, keys: tuple[ApiKeyEntry, ...]) -> None:
         self._keys = keys
@@ -140,6 +145,12 @@ class Doorkeeper:
         self._authenticator = authenticator
         self.failures: Counter[str] = Counter(unauthorized=0, forbidden=0)
         self.reasons: Counter[str] = Counter()
+        self._seldom = Seldom()
+
+    @property
+    def reads_body(self) -> bool:
+        """See `Authenticator`."""
+        return self._authenticator.reads_body
 
     async def admit(self, *, method: str, target: str, headers: Mapping[str, str], body: bytes, scope: Scope) -> Author:
         """Who calls; see `Authenticator`.
@@ -156,9 +167,12 @@ class Doorkeeper:
             code = "unauthorized" if refused.caller is None else "forbidden"
             self.failures[code] += 1
             self.reasons[refused.reason] += 1
-            logger.warning(
-                "refused code=%s reason=%s scope=%s caller=%s", code, refused.reason, scope, refused.caller or "-"
-            )
+            caller = refused.caller or "-"
+            count = self._seldom.count(f"{refused.reason} {scope} {caller}")
+            if count:
+                logger.warning(
+                    "refused code=%s reason=%s scope=%s caller=%s count=%d", code, refused.reason, scope, caller, count
+                )
             raise self._problem(code) from None
 
     def _problem(self, code: str) -> Problem:

@@ -310,7 +310,8 @@ class Batcher:
         if self._waiting:
             self._engine_wakes.notify()
         if self._arrived:
-            self._tokenizer_wakes.notify()
+            # The tokenizer leaves texts to an engine thread as long as one is idle.
+            (self._engine_wakes if self._idle else self._tokenizer_wakes).notify()
         return batch
 
     def _tokenize(self, jobs: list[Job]) -> None:

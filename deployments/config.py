@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from gating.policies import MIN_TEMPERATURE, Greedy, Policy, Softmax, SquareCB, TailExploration
 from learner.config import ChainConfig, LearnerConfig, LoggingConfig, RosterChain, StrictModel
@@ -114,6 +121,10 @@ Scope = Literal["score", "reward", "admin"]
 """What a caller may do: ask and read; report rewards; operate the service and erase."""
 
 
+NOT_CALLERS = frozenset({"anonymous", "configuration", "default", "reward-trust"})
+"""Authors in the event log that are no callers."""
+
+
 class ApiKeyEntry(StrictModel):
     """One caller's key, as its hash. `tidegate key` makes both."""
 
@@ -123,6 +134,13 @@ class ApiKeyEntry(StrictModel):
     """SHA-256 of the key in hex. The key itself is nowhere in the service's settings."""
     scopes: frozenset[Scope] = Field(min_length=1)
     """What the key allows: `score`, `reward`, `admin`; none of them includes another."""
+
+    @field_validator("id")
+    @classmethod
+    def _is_nobody_s(cls, name: str) -> str:
+        if name in NOT_CALLERS:
+            raise ValueError(f"{name} is what the log calls what no caller did; choose another id")
+        return name
 
 
 class NoAuthArgs(StrictModel):

@@ -80,12 +80,14 @@ async def admit(request: Request, gate: Gate, scope: Scope) -> tuple[Author, byt
     Raises:
         Problem: 413, 401 or 403; 503 where only the learner can say.
     """
-    body = await read_body(request, gate.max_body_bytes)
+    body = await read_body(request, gate.max_body_bytes) if gate.doorkeeper.reads_body else b""
     author = await ask(
         gate.doorkeeper.admit(
             method=request.method, target=request_target(request), headers=request.headers, body=body, scope=scope
         )
     )
+    if not gate.doorkeeper.reads_body:
+        body = await read_body(request, gate.max_body_bytes)
     note_author(author.id)
     if scope == "admin" and request.method != "GET":
         logger.info("operator_call method=%s path=%s author=%s", request.method, request.url.path, author.id)

@@ -36,6 +36,7 @@ class HotkeyAuthenticator:
     """
 
     challenge = 'Btauth realm="tidegate", version="1"'
+    reads_body = True
 
     def __init__(
         self,

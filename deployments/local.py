@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -91,13 +92,19 @@ class RunFile:
         """Save it where `read` looks."""
         path = run_file_path(self.port)
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        if not _is_private(path.parent):
+            raise ServiceError(f"{path.parent} is there and not only yours; remove it, or set TMPDIR to another folder")
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @staticmethod
     def read(port: int) -> RunFile | None:
         """The run file of a port, or None."""
+        path = run_file_path(port)
         try:
-            saved = json.loads(run_file_path(port).read_text(encoding="utf-8"))
+            # What somebody else has put there would say which of our processes to end.
+            if not _is_private(path.parent):
+                return None
+            saved = json.loads(path.read_text(encoding="utf-8"))
             started = [ProcessId(**process) for process in saved["started"]]
             return RunFile(saved["port"], saved["node_id"], ProcessId(**saved["serve"]), started)
         except (OSError, ValueError, TypeError, KeyError):
@@ -107,6 +114,12 @@ class RunFile:
 def run_file_path(port: int) -> Path:
     """Where the run file of a port lies."""
     return Path(tempfile.gettempdir()) / f"tidegate-{os.getuid()}" / f"serve-{port}.json"
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether it is a folder of this user's, and nobody else can write into it."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def set_ray_environment() -> None:
@@ -174,7 +187,7 @@ def wait_until_ready(url: str, timeout_s: float, *, patience_s: float = math.inf
     answer, hopeless_since_s = "no answer", math.inf
     while (now_s := time.monotonic()) < deadline_s:
         with contextlib.suppress(httpx.TransportError):
-            response = httpx.get(f"{url}/readyz", timeout=5.0)
+            response = httpx.get(f"{url}/readyz", timeout=5.0, trust_env=False)
             if response.status_code == httpx.codes.OK:
                 return
             answer = _detail(response)

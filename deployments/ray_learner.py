@@ -61,7 +61,7 @@ class RayLearner:
             ConfigMismatchError, EncoderMismatchError: the learner that runs is none that this replica can use.
         """
         if self._handle is None:
-            handle = await asyncio.to_thread(self._create)
+            handle = await self._find_or_create()
             check = handle.check_terms.options(concurrency_group="operator")
             await _answer(check.remote(self._args.terms), timeout_s=60.0)
             self._handle = handle
@@ -74,6 +74,13 @@ class RayLearner:
             self._handle = None
             raise
         return reply, await _answer(reply.refs[0], timeout_s=_CALL_TIMEOUT_S) if reply.refs else None
+
+    async def _find_or_create(self) -> Any:
+        try:
+            return await asyncio.to_thread(self._create)
+        except (RayError, ValueError) as error:
+            # Ray's own control is away, or the actor has gone between two calls.
+            raise LearnerAway(f"{type(error).__name__}: {error}") from error
 
     async def add_decisions(self, batch: DecisionBatch) -> None:
         """See `LearnerClient`."""

@@ -31,7 +31,7 @@ def read_serve_config(path: Path) -> ServeDeploySchema:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ServeConfigError(f"{path} cannot be read: {error.strerror}; name one with --config") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ServeConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ServeConfigError(f"{path} must hold a mapping with `applications:`, got {type(raw).__name__}")
@@ -49,6 +49,9 @@ def check_serve_config(raw: Mapping[str, Any]) -> ServeDeploySchema:
         config = ServeDeploySchema.model_validate(raw)
     except ValidationError as error:
         raise ServeConfigError(_first_error(error, "")) from error
+    # Serve takes any number, and the socket then none.
+    if not 0 < config.http_options.port < 2**16:
+        raise ServeConfigError(f"http_options.port: expected 1 to 65535, got {config.http_options.port}")
     if not config.applications:
         raise ServeConfigError(f"applications is empty; name at least one with import_path: {IMPORT_PATH}")
     for index, application in enumerate(config.applications):

@@ -93,12 +93,14 @@ class MetagraphView:
                 permits, stakes and registration blocks is taken over. Every uid that serves is available.
 
         Raises:
-            ValueError: a uid is negative or repeated, there is not one value per hotkey, or a hotkey holds two.
+            ValueError: a uid is negative or repeated, or there is not one value per hotkey.
         """
         hotkeys = [str(hotkey) for hotkey in metagraph.hotkeys]
         uids = _uids(metagraph, len(hotkeys))
         n = max(uids, default=-1) + 1
-        columns = _neuron_columns(metagraph) if hasattr(metagraph, "neurons") else _legacy_columns(metagraph)
+        # Those of 6 to 10 have neurons as well once they are synced, and axons from the start.
+        is_legacy = hasattr(metagraph, "axons") or not hasattr(metagraph, "neurons")
+        columns = _legacy_columns(metagraph) if is_legacy else _neuron_columns(metagraph)
         for name, column in columns.items():
             if column and len(column) != len(hotkeys):
                 raise ValueError(f"the metagraph's {name} has {len(column)} values for {len(hotkeys)} hotkeys")

@@ -167,9 +167,9 @@ class _EncoderGatingModel(BaseGatingModel):
             ValueError: a uid is negative or repeated, or there is not one hotkey per uid.
         """
         source = self._row_sources(owners_of(previous_metagraph), owners_of(metagraph))
-        reset = source.count(-1)
-        if not reset:
+        if source == list(range(self.num_uids)):
             return
+        reset = source.count(-1)
         weight = xavier_rows(reset, self.linear.in_features)
         self.linear.weight = self._remap(self.linear.weight, source, weight)
         self.linear.bias = self._remap(self.linear.bias, source, torch.zeros(reset))
@@ -177,10 +177,13 @@ class _EncoderGatingModel(BaseGatingModel):
         self.num_uids = self.linear.out_features = len(source)
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
-        """The loss's gradient in each parameter of the head; what their `.grad` holds does not count."""
+        """The loss's gradient in each parameter of the head; what their `.grad` holds does not count.
+
+        The graph is kept, as the validators' models keep it: scores of one forward may be learned from in parts.
+        """
         gradients: Sequence[Tensor | None] = [None]
         if loss.requires_grad:
-            gradients = torch.autograd.grad(loss, list(self.linear.parameters()), allow_unused=True)
+            gradients = torch.autograd.grad(loss, list(self.linear.parameters()), allow_unused=True, retain_graph=True)
         present = [gradient for gradient in gradients if gradient is not None]
         if len(present) < len(gradients):
             raise ValueError(

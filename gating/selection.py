@@ -90,7 +90,10 @@ def _told_apart(scores: Float[np.ndarray, "batch uid"]) -> Float[np.ndarray, "ba
     processor or a precision differently from another: whom to try first must not hang on that.
     """
     greatest = np.abs(scores).max(axis=1, keepdims=True)
-    step = np.exp2(np.ceil(np.log2(np.where(greatest > 0.0, greatest, 1.0))) - _BITS).astype(scores.dtype)
+    # Among the smallest numbers that there are, the step would be none.
+    least = np.finfo(scores.dtype).tiny
+    step = np.exp2(np.ceil(np.log2(np.where(greatest > 0.0, greatest, 1.0))) - _BITS)
+    step = np.maximum(step, least).astype(scores.dtype)
     rounded: Float[np.ndarray, "batch uid"] = np.round(scores / step) * step
     return rounded
 

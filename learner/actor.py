@@ -251,11 +251,13 @@ class LearnerActor:
 
     async def describe(self) -> dict[str, Any]:
         """The learner's figures, the network's, and what the replicas last told of themselves."""
+        # What is being learned may keep it waiting, and must not keep all other calls waiting.
+        learned = await asyncio.to_thread(self._learner.describe)
         now_s = time.monotonic()
         view = self._learner.view
         return {
             "learner": {
-                **self._learner.describe(),
+                **learned,
                 "identity": self._identity,
                 "handover": any(status.learner not in ("", self._identity) for _, status in self._replicas.live()),
                 "published_version": self._published.version,
@@ -277,7 +279,7 @@ class LearnerActor:
 
     async def uid_table(self) -> list[dict[str, object]]:
         """See `Learner.uid_table`."""
-        return self._learner.uid_table()
+        return await asyncio.to_thread(self._learner.uid_table)
 
     async def explain(self, decision_id: str) -> ExplainedDecision | None:
         """See `Learner.explain`."""

@@ -199,8 +199,9 @@ class BittensorSource:
         try:
             view = MetagraphView.from_metagraph(metagraph)
             check_owners(view)
-        except ValueError as error:
-            raise BadMetagraphError(f"subnet {config.netuid} of network {self._network}: {error}") from error
+        except Exception as error:
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise BadMetagraphError(f"subnet {config.netuid} of network {self._network}: {reason}") from error
         if view.n == 0:
             raise BadMetagraphError(f"subnet {config.netuid} of network {self._network} has no uids yet")
         return view.restricted(vpermit_tao_limit=config.vpermit_tao_limit, exclude=config.exclude)

@@ -242,6 +242,10 @@ class LoggingConfig(StrictModel):
         return self
 
 
+_GREATEST_REWARD = 1e6
+"""Sums of squares of greater ones would leave float32."""
+
+
 class LearnerConfig(StrictModel):
     """How rewards are taken, learned, kept and published."""
 
@@ -292,6 +296,8 @@ class LearnerConfig(StrictModel):
         low, high = self.reward_range
         if not low < high:
             raise ValueError(f"reward_range must go from a smaller to a greater number, got [{low}, {high}]")
+        if max(abs(low), abs(high)) > _GREATEST_REWARD:
+            raise ValueError(f"reward_range must lie within {_GREATEST_REWARD:g} of 0, got [{low:g}, {high:g}]")
         if self.default_reward is not None and not low <= self.default_reward <= high:
             raise ValueError(f"default_reward {self.default_reward:g} lies outside reward_range [{low:g}, {high:g}]")
         return self

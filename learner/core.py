@@ -1,9 +1,10 @@
 """The whole learner as a plain class: ingest -> log -> learn -> snapshot, resync, and what operators may do.
 
-Two locks, always taken in the order ingest, state. *Ingest* guards what reports pass through (join index, log,
-queue, the network that reports are judged by), *state* guards what learning changes. Events are learned by one
-thread in the order of the log; a resync is one of them, so a row is never reset beside the update of a reward
-that was earned before.
+Two locks, and nobody waits for one of them with the other in hand. *Ingest* guards what reports pass through (join
+index, log, queue, the network that reports are judged by), *state* guards what learning changes. Learning may keep
+the second for minutes, where an operator lets it go on with all that was held; what is reported goes on into the log
+meanwhile, and the claim on the log is renewed. Events are learned by one thread in the order of the log; a resync is
+one of them, so a row is never reset beside the update of a reward that was earned before.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -24,12 +25,11 @@ from .comparison import Comparison, Heads
 from .config import LearnerConfig, label_of, settings_of
 from .draft import Stage
 from .errors import (
-    LogUnavailableError,
     UnknownEventError,
     UnknownRuleError,
     UnknownVersionError,
 )
-from .event_log import Chosen, EventLog
+from .event_log import EventLog
 from .events import Action, Decision, Reported, RewardEvent
 from .fair_lock import FairLock
 from .ingest import Ingest, ResyncSummary
@@ -37,6 +37,7 @@ from .learning import Learning, Progress, free_to_settle
 from .ranges import to_ranges
 from .restore import Restored, Restorer
 from .rules import Rule
+from .selections import Selections
 from .state import HeadSnapshot, Held, LearnerState, build_snapshot
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Learner(Ingest):
         on_hotkey_swap: Literal["keep", "reset"] = "keep",
         policy: Policy | None = None,
     ) -> None:
+        self._selections = Selections(self._is_comparable)
         super().__init__(
             config=config,
             dim=dim,
@@ -113,7 +115,7 @@ class Learner(Ingest):
             clock=clock,
             on_hotkey_swap=on_hotkey_swap,
             state=restored.state,
-            on_decisions=self._count_selections,
+            on_decisions=self._selections.add,
         )
         self.saved_version = restored.saved
         """The version of the checkpoint that the state was restored from, -1 for none."""
@@ -132,7 +134,10 @@ class Learner(Ingest):
         self._baselines = Baselines(config.reward_range)
         self._newest: HeadSnapshot | None = None
         self._learning.on_learning = self._note_learned
-        self._count_selections(log.chosen_after(restored.decisions))
+        for chosen in log.chosen_after(restored.decisions):
+            self._selections.add([chosen])
+            self._selections.count(restored.state)
+        self._selections.counted = log.decisions_count()
 
     @property
     def version(self) -> int:
@@ -224,9 +229,10 @@ class Learner(Ingest):
     def learn(self) -> int:
         """Learn the next batch of events, for the learning thread only. Returns how many events it took."""
         batch = self._take()
-        if batch is None:
-            return 0
         with self._state_lock:
+            self._selections.count(self._learning.state)
+            if batch is None:
+                return 0
             self._learning.apply(batch)
         return len(batch)
 
@@ -267,15 +273,10 @@ class Learner(Ingest):
             return Heads(state.identity.label, snapshots)
 
     def capture(self) -> Captured:
-        """What a checkpoint saves: the state as learned so far, in tensors of its own.
-
-        Raises:
-            LogUnavailableError: it is open which decisions are in the log; the next commit will tell.
-        """
-        with self._ingest_lock, self._state_lock:
-            if self._doubtful is not None:
-                raise LogUnavailableError("a commit has failed, and what it has written is not known yet")
-            return Captured(self._learning.state.copy(), self.log.decisions_count())
+        """What a checkpoint saves: the state as learned so far, in tensors of its own."""
+        with self._state_lock:
+            self._selections.count(self._learning.state)
+            return Captured(self._learning.state.copy(), self._selections.counted)
 
     # What is told.
 
@@ -354,6 +355,7 @@ class Learner(Ingest):
     def uid_table(self) -> list[dict[str, object]]:
         """One row per uid: its owner, whether it may be selected, and what it has earned."""
         with self._state_lock:
+            self._selections.count(self._learning.state)
             view, statistics = self._learning.state.view, self._learning.state.statistics
             return [
                 {
@@ -367,14 +369,6 @@ class Learner(Ingest):
                 }
                 for uid in range(view.n)
             ]
-
-    def _count_selections(self, chosen: Iterable[Chosen | Decision]) -> None:
-        with self._state_lock:
-            view, selections = self._learning.state.view, self._learning.state.statistics.selections
-            for one in chosen:
-                for uid, hotkey in zip(one.uids, one.hotkeys, strict=True):
-                    if uid < view.n and view.hotkeys[uid] == hotkey:
-                        selections[uid] += 1
 
 
 def _ratio(total: float, count: int) -> float | None:

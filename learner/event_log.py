@@ -50,12 +50,17 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Which uids a decision chose. `row` counts decisions in the order of their arrival, from 1."""
+    """Which uids a decision chose, and who held them in the weights that chose.
+
+    `row` counts decisions in the order of their arrival, from 1.
+    """
 
     row: int
     decision_id: str
     uids: tuple[int, ...]
     hotkeys: tuple[str, ...]
+    epoch: int
+    version: int
 
 
 @dataclass(frozen=True, slots=True)

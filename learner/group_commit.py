@@ -25,6 +25,8 @@ _MOST_AT_ONCE = 512
 class GroupCommitter(threading.Thread):
     """The one thread that commits. Between commits it keeps the claim on the log, and logs default rewards.
 
+    However many of those are due, callers are served between one part of them and the next.
+
     Args:
         learner: what is committed to.
         tick_s: how often the claim is renewed.
@@ -51,6 +53,7 @@ class GroupCommitter(threading.Thread):
         self._waiting: deque[tuple[Stage[Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
+        self._more_defaults = False
         self.last_error: str | None = None
         """Why nothing can be written at the moment; None if it can."""
 
@@ -98,18 +101,20 @@ class GroupCommitter(threading.Thread):
 
     def _commit_until_stopped(self) -> None:
         next_tick_s = time.monotonic() + self._tick_s
-        while (group := self._take(next_tick_s)) is not None:
+        while (group := self._take(None if self._more_defaults else next_tick_s)) is not None:
             futures = [(stage, future) for stage, future in group if future.set_running_or_notify_cancel()]
             if futures:
                 self._commit(futures)
             if time.monotonic() >= next_tick_s:
                 self._tick()
                 next_tick_s = time.monotonic() + self._tick_s
+            elif self._more_defaults:
+                self._try(self._log_defaults)
 
-    def _take(self, until_s: float) -> list[tuple[Stage[Any], Future[Any]]] | None:
-        """What waits now, or nothing once the time has come; None when stopped and done."""
+    def _take(self, until_s: float | None) -> list[tuple[Stage[Any], Future[Any]]] | None:
+        """What waits now, or nothing once the time has come, None for at once; None when stopped and done."""
         with self._changed:
-            while not self._waiting and not self._stopping:
+            while not self._waiting and not self._stopping and until_s is not None:
                 left_s = until_s - time.monotonic()
                 if left_s <= 0:
                     break
@@ -140,16 +145,30 @@ class GroupCommitter(threading.Thread):
         self._on_commit()
 
     def _tick(self) -> None:
-        try:
+        def renew() -> None:
             self._learner.renew()
-            while self._learner.commit_one(self._learner.stage_default_rewards()):
-                pass
+            self._log_defaults()
+
+        if self._try(renew):
+            self.last_error = None
+
+    def _log_defaults(self) -> None:
+        """A part of the default rewards that are due."""
+        self._more_defaults = False
+        self._more_defaults = self._learner.commit_one(self._learner.stage_default_rewards())
+
+    def _try(self, write: Callable[[], None]) -> bool:
+        """Whether it could be written."""
+        try:
+            write()
         except LogUnavailableError as error:
             self._failed(error)
+            written = False
         else:
-            self.last_error = None
+            written = True
         # A commit that had failed may have left events to learn.
         self._on_commit()
+        return written
 
     def _failed(self, error: LogUnavailableError) -> None:
         if self.last_error is None:

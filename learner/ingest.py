@@ -7,11 +7,11 @@ is in the log before the answer exists, and waits in a queue for being learned.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import ChainMap, Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -44,9 +44,10 @@ from .events import (
     split_decision_id,
 )
 from .protocol import DecisionBatch, RewardItem, RewardReport
+from .remembered_trust import remembered_trust
 from .rewards import Network, RewardJoin
 from .state import LearnerState
-from .trust import AuthorView, Trust
+from .trust import AuthorView
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ T = TypeVar("T")
 
 _MOST_WAITING = 100_000
 _DEFAULTS_AT_ONCE = 1_000
-_REMEMBERED = 20_000
-_REMEMBERED_WINDOWS = 3.0
+_DEFAULTS_BEFORE = 10_000
+"""With so many events waiting to be learned there is no hurry to add what nobody has reported."""
 
 
 @message
@@ -104,13 +105,15 @@ class Ingest:
         self._clock = clock
         self._on_hotkey_swap = on_hotkey_swap
         self._on_decisions = on_decisions
-        self._trust = self._remembering_trust(state)
+        self._trust = remembered_trust(config.trust, state, log, dim=dim, now_s=clock())
         self._ingest_lock = threading.Lock()
         self._join = RewardJoin(
             window_s=config.reward_window_s,
             reward_range=config.reward_range,
             lookup=log,
-            comparable=lambda epoch: log.durable or epoch == log.epoch,
+            comparable=self._is_comparable,
+            # Decisions are counted from the start, and so are those that are joined: else it were more than all.
+            counted_after_s=log.last_time_s or -math.inf,
         )
         self._network = Network(state.view, state.tenures.copy())
         self._queue: deque[list[Event]] = deque()
@@ -122,6 +125,10 @@ class Ingest:
         self._erasing: dict[str, NDArray[np.float16] | None] = {}
         # What a failed commit may have written after all; None if the last one succeeded.
         self._doubtful: Draft | None = None
+
+    def _is_comparable(self, epoch: int) -> bool:
+        """Whether versions of that epoch can be compared with the places of this log's resyncs."""
+        return self.log.durable or epoch == self.log.epoch
 
     @property
     def view(self) -> MetagraphView:
@@ -267,6 +274,19 @@ class Ingest:
 
         return stage
 
+    def finish_erasure(self, decision_id: str) -> bool:
+        """Forget the embedding of a decision whose erasure is in the log, for good; whether it was known.
+
+        Raises:
+            LogUnavailableError: it may still be there, and the decision takes no more rewards all the same.
+            FencedError: see `commit`.
+        """
+        known = self.log.erase_embedding(decision_id)
+        with self._ingest_lock:
+            # From here on the log itself says that there is none.
+            self._erasing = {key: nothing for key, nothing in self._erasing.items() if key != decision_id}
+        return known
+
     def stage_action(self, action: Action, author: str, arguments: dict[str, Any] | None = None) -> Stage[int]:
         """Log an operator's action; the answer is its place in the log."""
 
@@ -302,16 +322,20 @@ class Ingest:
         return stage
 
     def stage_default_rewards(self) -> Stage[bool]:
-        """Log the default reward of decisions whose window has passed; the answer is whether there may be more."""
+        """Log the default reward of decisions whose window has passed, a part of them at a time.
+
+        The answer is whether there may be more to log at once. While a great deal waits to be learned, nothing is
+        added to it: reports come first, and would be refused for the sake of what is merely assumed.
+        """
 
         def stage(draft: Draft) -> bool:
             reward = self.config.default_reward
-            if reward is None:
+            if reward is None or self._waiting + len(draft.events) >= _DEFAULTS_BEFORE:
                 return False
             due = self.log.unrewarded(draft.at_s - self.config.reward_window_s, _DEFAULTS_AT_ONCE)
             ids = [chosen.decision_id for chosen in due]
             self._join.load(ids)
-            embeddings = self.log.embeddings(ids)
+            embeddings = {**self.log.embeddings(ids), **self._erasing}
             for decision_id in ids:
                 event = self._join.default_rewards(decision_id, reward, self._network, embeddings.get(decision_id))
                 if event is not None:
@@ -352,15 +376,6 @@ class Ingest:
         with self._ingest_lock:
             self._settle_doubt()
             self.log.renew()
-
-    def _remembering_trust(self, state: LearnerState) -> Trust:
-        """Reward trust as it was, as far as the recent past tells: what was decided is in the state for good."""
-        trust, config = Trust(self.config.trust, state.standings, state.view, self.dim), self.config.trust
-        if config.enabled:
-            since_s = self._clock() - _REMEMBERED_WINDOWS * config.window_s
-            for at_s, events in groupby(self.log.reported_since(since_s, _REMEMBERED), key=itemgetter(0)):
-                trust.observe([event for _, event in events], at_s)
-        return trust
 
     def _add_verdicts(self, draft: Draft) -> None:
         """What reward trust has found since the last commit comes before all that this one brings."""

@@ -125,7 +125,7 @@ class MemoryEventLog:
         """See `EventLog`."""
         for number, _, decision in self._received():
             if number > row:
-                yield Chosen(number, decision.id, decision.uids, decision.hotkeys)
+                yield _chosen(number, decision)
 
     def observed(self) -> Iterator[Observed]:
         """Every decision that it still has, with its learned rewards, in the order of their arrival."""
@@ -139,7 +139,7 @@ class MemoryEventLog:
     def unrewarded(self, received_before_s: float, limit: int) -> list[Chosen]:
         """See `EventLog`."""
         due = (
-            Chosen(number, decision.id, decision.uids, decision.hotkeys)
+            _chosen(number, decision)
             for number, at_s, decision in self._received()
             if number > self._defaults_until and at_s < received_before_s
         )
@@ -218,6 +218,10 @@ class MemoryEventLog:
             return event
         decision = self._decisions.get(event.decision_id)
         return event if decision is None else replace(event, embedding=decision.embedding)
+
+
+def _chosen(row: int, decision: Decision) -> Chosen:
+    return Chosen(row, decision.id, decision.uids, decision.hotkeys, decision.epoch, decision.version)
 
 
 def _copy(reported: Reported) -> Reported:

@@ -40,6 +40,7 @@ class Operations:
         self._published = published
         self._housekeeper = housekeeper
         self._checkpoints = checkpoints
+        # What saves the state takes turns with what learns events once more.
         self._saving = asyncio.Lock()
 
     async def checkpoint(self, author: str) -> dict[str, Any]:
@@ -64,7 +65,11 @@ class Operations:
 
     async def freeze(self, frozen: bool, author: str) -> int:
         """Stop learning, or go on with it; the answer is the version from which on that holds."""
-        seq: int = await self._commit(self._learner.stage_action(Action.FREEZE if frozen else Action.THAW, author))
+        if frozen:
+            seq: int = await self._commit(self._learner.stage_action(Action.FREEZE, author))
+        else:
+            async with self._saving:
+                seq = await self._commit(self._learner.stage_action(Action.THAW, author))
         await self._published.wait_until_published(seq)
         return seq
 
@@ -86,7 +91,7 @@ class Operations:
                 if self._learner.version >= summary.seq and self._checkpoints is not None:
                     # So that a restart need not go back that far.
                     await asyncio.to_thread(self._housekeeper.save)
-        held, _ = self._learner.held_events(after=0, limit=0)
+        held, _ = await asyncio.to_thread(self._learner.held_events, after=0, limit=0)
         return {"restored": summary.restored, "version": summary.seq, "quarantined": held}
 
     async def promote(self, label: str, author: str) -> dict[str, Any]:
@@ -96,11 +101,13 @@ class Operations:
             UnknownRuleError: there is no such shadow.
         """
         async with self._saving:
-            seq = await self._commit(self._learner.stage_promotion(label, author))
+            stage = await asyncio.to_thread(self._learner.stage_promotion, label, author)
+            seq = await self._commit(stage)
             if await self._published.wait_until_published(seq) and self._checkpoints is not None:
                 # So that a start whose configuration has the new rule only finds a checkpoint of it.
                 await asyncio.to_thread(self._housekeeper.save)
-        return {"rule": label, "version": seq, "rules": self._learner.describe()["rules"]}
+        described = await asyncio.to_thread(self._learner.describe)
+        return {"rule": label, "version": seq, "rules": described["rules"]}
 
     async def settle(
         self, action: Literal[Action.READMIT, Action.DROP], seqs: Sequence[int] | None, author: str
@@ -110,9 +117,12 @@ class Operations:
         Raises:
             UnknownEventError: an event is not held, or waits for the thaw.
         """
-        seq = await self._commit(self._learner.stage_settlement(action, seqs, author))
+        # What is being learned may keep these waiting, and must not keep all other calls waiting.
+        async with self._saving:
+            stage = await asyncio.to_thread(self._learner.stage_settlement, action, seqs, author)
+            seq = await self._commit(stage)
         await self._published.wait_until_published(seq)
-        held, _ = self._learner.held_events(after=0, limit=0)
+        held, _ = await asyncio.to_thread(self._learner.held_events, after=0, limit=0)
         return {"version": seq, "quarantined": held}
 
     async def erase_embedding(self, decision_id: str, author: str) -> bool:
@@ -125,15 +135,18 @@ class Operations:
         """
         if await asyncio.to_thread(self._learner.explain, decision_id) is None:
             return False
-        seq = await self._commit(self._learner.stage_erasure(decision_id, author))
-        # From here on no reward is accepted for it, so these are all that there will be.
-        explained = await asyncio.to_thread(self._learner.explain, decision_id)
-        if explained is not None and explained.rewards:
-            if not await self._published.wait_until_applied(seq):
-                raise OverloadedError("what was learned from the embedding is not saved yet; send the request again")
-            async with self._saving:
+        async with self._saving:
+            # Nothing that learns once more what was learned from it comes between: no restart could do so again.
+            seq = await self._commit(self._learner.stage_erasure(decision_id, author))
+            # From here on no reward is accepted for it, so these are all that there will be.
+            explained = await asyncio.to_thread(self._learner.explain, decision_id)
+            if explained is not None and explained.rewards:
+                if not await self._published.wait_until_applied(seq):
+                    raise OverloadedError(
+                        "what was learned from the embedding is not saved yet; send the request again"
+                    )
                 await asyncio.to_thread(self._housekeeper.save)
-        return await asyncio.to_thread(self._learner.log.erase_embedding, decision_id)
+            return await asyncio.to_thread(self._learner.finish_erasure, decision_id)
 
     def _version_of(self, checkpoint: str | None) -> int:
         if self._checkpoints is None or checkpoint is None:

@@ -7,6 +7,7 @@ any time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -56,10 +57,20 @@ class Network:
         tenures.follow(plan, self.view, seq)
         return Network(view, tenures)
 
+    def still_has(self, uid: int, hotkey: str, version: int) -> bool:
+        """Whether the uid has the owner that this hotkey was at that version."""
+        # The hotkey alone would miss an owner that lost the uid and came back.
+        return (
+            uid < self.view.n and self.tenures.held_through(uid, version) and self.tenures.owns(uid, hotkey, self.view)
+        )
+
 
 @dataclass(slots=True)
 class JoinResult:
-    """Events to log, and the account of every reported reward."""
+    """Events to log, and the account of every reported reward.
+
+    `joined_decisions` are those which had none before, see `RewardJoin`.
+    """
 
     events: list[RewardEvent] = field(default_factory=list)
     accepted: int = 0
@@ -76,6 +87,7 @@ class RewardJoin:
         reward_range: least and greatest reward.
         lookup: the log.
         comparable: whether versions of that epoch can be compared with the places of this log's resyncs.
+        counted_after_s: of the decisions that arrived later than this, the joined ones are counted.
         capacity: how many decisions, and how many reward ids, the index holds.
     """
 
@@ -86,12 +98,14 @@ class RewardJoin:
         reward_range: tuple[float, float],
         lookup: Lookup,
         comparable: Callable[[int], bool],
+        counted_after_s: float = -math.inf,
         capacity: int = CAPACITY,
     ) -> None:
         self.window_s = window_s
         self.reward_range = reward_range
         self._lookup = lookup
         self._comparable = comparable
+        self._counted_after_s = counted_after_s
         self._capacity = capacity
         self._decisions: dict[str, Reported] = {}
         self._reward_ids: dict[str, Reported] = {}
@@ -212,11 +226,8 @@ class RewardJoin:
         """Whether what a uid earned would go to another than it was asked of."""
         if not reported.hotkeys:
             return False
-        # The hotkey alone would miss an owner that lost the uid and came back.
         version = reported.version if self._comparable(reported.epoch) else 0
-        if uid >= network.view.n or not network.tenures.held_through(uid, version):
-            return True
-        return not network.tenures.owns(uid, reported.hotkeys[reported.uids.index(uid)], network.view)
+        return not network.still_has(uid, reported.hotkeys[reported.uids.index(uid)], version)
 
 
 class _Joining:
@@ -252,7 +263,8 @@ class _Joining:
                 self._reject(index, "late", f"the reward came {after}: logged, not learned", uid)
         in_time = len(fresh.get(Outcome.LEARNED, ()))
         self.result.accepted += in_time
-        if in_time and item.decision_id is not None and not reported.rewards:
+        counts = item.decision_id is not None and reported.at_s > self._join._counted_after_s
+        if in_time and counts and not reported.rewards:
             self.result.joined_decisions += 1
         for outcome, rewards in fresh.items():
             self._take(item, reported, outcome, rewards)

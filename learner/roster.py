@@ -128,7 +128,7 @@ def _read_roster(path: Path) -> dict[int, Expert]:
         content = yaml.safe_load(source.text)
     except OSError as error:
         raise RosterError(f"roster {path} cannot be read: {error.strerror}; give its path as chain.roster") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RosterError(f"roster {path} is not YAML: {error}") from error
     try:
         roster = Roster.model_validate(content)

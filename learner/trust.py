@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gating.message import message
-from gating.metagraph import MetagraphView
+from gating.metagraph import MetagraphView, plan_resync
 
 from .author_memory import MOST_AUTHORS, AuthorMemory, Flat, counting
 from .config import TrustConfig
@@ -80,7 +80,7 @@ class Trust:
     ) -> None:
         self.config = config
         self.standings = dict(standings)
-        self._hotkeys = view.hotkeys
+        self._view = view
         self._consensus = Consensus(dim)
         self._memory = AuthorMemory(
             window_s=config.window_s, memory_events=config.memory_events, closely_from=config.min_authors
@@ -127,13 +127,21 @@ class Trust:
         self._memory.fade(now_s)
         reported: list[RewardEvent] = []
         for event in events:
-            if isinstance(event, RewardEvent):
-                if event.outcome in (Outcome.LEARNED, Outcome.QUARANTINED):
+            match event:
+                case RewardEvent(outcome=Outcome.LEARNED | Outcome.QUARANTINED):
                     reported.append(event)
-            elif isinstance(event, OperatorEvent) and event.action is Action.STANDING:
-                self._follow_standing(event)
-            elif isinstance(event, ResyncEvent):
-                self._follow_network(event.view)
+                case OperatorEvent(action=Action.STANDING):
+                    self._remember(reported)
+                    reported = []
+                    self._follow_standing(event)
+                case ResyncEvent():
+                    # What came before it was earned by the owners of before.
+                    self._remember(reported)
+                    reported = []
+                    self._follow_network(event)
+        self._remember(reported)
+
+    def _remember(self, reported: Sequence[RewardEvent]) -> None:
         self._memory.add(reported)
         # One author alone is no consensus.
         learned = [event for event in reported if event.outcome is Outcome.LEARNED]
@@ -141,12 +149,16 @@ class Trust:
             weight = np.array([weight for event in learned for weight in counting(event)])
             self._consensus.learn(learned, Flat.of(learned), weight)
 
-    def _follow_network(self, view: MetagraphView) -> None:
-        before, now = self._hotkeys, view.hotkeys
-        changed = [uid for uid, hotkey in enumerate(before) if uid >= len(now) or now[uid] != hotkey]
-        self._consensus.forget(changed)
-        self._memory.forget_uids(changed)
-        self._hotkeys = now
+    def forget_uids(self, uids: Sequence[int]) -> None:
+        """These uids have new owners, or none."""
+        self._consensus.forget(uids)
+        self._memory.forget_uids(uids)
+
+    def _follow_network(self, event: ResyncEvent) -> None:
+        plan = plan_resync(self._view, event.view, on_hotkey_swap=event.on_hotkey_swap)
+        self._view = event.view
+        # An owner that takes its row along to another uid begins anew there, here as in `Tenures`.
+        self.forget_uids([*(uid for uid, row in enumerate(plan.source) if row != uid), *plan.removed])
 
     def _follow_standing(self, event: OperatorEvent) -> None:
         follow_standing(self.standings, event)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..exit_codes import FAILED
-from .frame import DEFAULT_URL, Json, KeyEnv, Url, command, console, emit, gate_client, say
+from .frame import DEFAULT_URL, Json, KeyEnv, Url, command, console, emit, errors, gate_client, say
 
 Messages = Annotated[
     list[str], typer.Argument(metavar="MESSAGE", help="The prompts; - reads one a line from standard input.")
@@ -104,6 +104,8 @@ def reward(
     with gate_client(url, api_key_env) as client:
         if message is not None and reward_id is None:
             reward_id = uuid.uuid4().hex
+            # Known before it is sent: whoever reports again after an error has to name it.
+            errors.print(f"--reward-id {reward_id}", style="dim", soft_wrap=True)
         uids, rewards = _parse_earned(earned)
         said = Reward(uids, rewards, decision_id=decision, reward_id=reward_id, message=message)
         report = client.report([said], wait=wait)

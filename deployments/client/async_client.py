@@ -19,7 +19,7 @@ import httpx
 from . import calls
 from .auth import build_auth
 from .calls import Call
-from .exchange import Attempts, Outcome, check_address, is_ok, read_result, request_arguments
+from .exchange import Attempts, Outcome, check_address, heeds_environment, is_ok, read_result, request_arguments
 from .methods import like
 
 P = ParamSpec("P")
@@ -70,7 +70,9 @@ class AsyncGateClient:
         self.timeout_s = timeout_s
         self.retries = retries
         auth = build_auth(api_key, wallet, receiver_hotkey)
-        self._http = httpx.AsyncClient(base_url=self.url, transport=transport, auth=auth)
+        self._http = httpx.AsyncClient(
+            base_url=self.url, transport=transport, auth=auth, trust_env=heeds_environment(self.url)
+        )
         self._sleep = sleep
         self._clock = clock
 
@@ -109,7 +111,7 @@ class AsyncGateClient:
         return is_ok(await self._send(calls.ready(), self._attempts().timeout()))
 
     async def _ask(self, call: Call[T]) -> T:
-        attempts = self._attempts()
+        attempts = self._attempts(repeatable=call.repeatable)
         while True:
             outcome = await self._send(call, attempts.timeout())
             wait_s = attempts.wait_s(outcome)
@@ -120,8 +122,8 @@ class AsyncGateClient:
     async def _send(self, call: Call[Any], timeout: httpx.Timeout) -> Outcome:
         try:
             return await self._http.request(**request_arguments(call, timeout))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
-    def _attempts(self) -> Attempts:
-        return Attempts(self.timeout_s, self.retries, self._clock)
+    def _attempts(self, *, repeatable: bool = True) -> Attempts:
+        return Attempts(self.timeout_s, self.retries, self._clock, repeatable=repeatable)

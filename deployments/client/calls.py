@@ -55,6 +55,7 @@ class Call(Generic[T]):
         read: the result that an answer holds; raises as plain Python does where the answer is of another form.
         body: sent as JSON; None for no body.
         accept: the form of answer that is wanted, JSON if None.
+        repeatable: whether doing it twice is as doing it once; others are not sent again once they may have arrived.
     """
 
     method: str
@@ -62,6 +63,7 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     body: Body | None = None
     accept: str | None = None
+    repeatable: bool = True
 
 
 def score(
@@ -165,17 +167,17 @@ def rollback(*, version: int | None = None, checkpoint: str | None = None) -> Ca
     if (version is None) == (checkpoint is None):
         raise ValueError("give either version or checkpoint")
     body = {"version": version} if checkpoint is None else {"checkpoint": checkpoint}
-    return Call("POST", "/v1/admin/rollback", _json(build_rollback), body)
+    return Call("POST", "/v1/admin/rollback", _json(build_rollback), body, repeatable=False)
 
 
 def promote(rule: str) -> Call[int]:
     """Let the shadow rule of this label serve; answers the version from which on it does."""
-    return Call("POST", "/v1/admin/promote", _json(_version), {"rule": rule})
+    return Call("POST", "/v1/admin/promote", _json(_version), {"rule": rule}, repeatable=False)
 
 
 def hand_over() -> Call[Handover]:
     """Replace the learner by one of the replicas' settings and code, which goes on from its log."""
-    return Call("POST", "/v1/admin/handover", _json(build_handover))
+    return Call("POST", "/v1/admin/handover", _json(build_handover), repeatable=False)
 
 
 def quarantine(*, after: int = 0, limit: int = 100) -> Call[Quarantine]:
@@ -189,7 +191,9 @@ def settle(action: Settlement, seqs: Sequence[int] | None = None) -> Call[int]:
 
     Answers the version that shows it.
     """
-    return Call("POST", "/v1/admin/quarantine", _json(_version), {"action": action, "seqs": _ints(seqs)})
+    return Call(
+        "POST", "/v1/admin/quarantine", _json(_version), {"action": action, "seqs": _ints(seqs)}, repeatable=False
+    )
 
 
 def authors() -> Call[list[Author]]:

@@ -5,6 +5,7 @@ Nothing here sends or sleeps; `GateClient` and `AsyncGateClient` do only that.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import random
@@ -23,7 +24,7 @@ CONNECT_TIMEOUT_S = 5.0
 PROBLEM = "application/problem+json"
 
 T = TypeVar("T")
-Outcome = httpx.Response | httpx.TransportError
+Outcome = httpx.Response | httpx.RequestError
 """What an attempt came to: an answer, or what kept it from coming."""
 
 
@@ -34,10 +35,12 @@ class Attempts:
         timeout_s: the most that the call takes, retries and waits included.
         retries: how many times it is tried again.
         clock: seconds that only go forward.
+        repeatable: whether the call may be made again although an attempt may have been carried out.
     """
 
-    def __init__(self, timeout_s: float, retries: int, clock: Callable[[], float]) -> None:
+    def __init__(self, timeout_s: float, retries: int, clock: Callable[[], float], *, repeatable: bool = True) -> None:
         self._clock = clock
+        self._repeatable = repeatable
         self._deadline_s = clock() + timeout_s
         self._retries = retries
         self._failed = 0
@@ -53,6 +56,8 @@ class Attempts:
         It is where it will not change, the retries are used up, or the next attempt would come too late.
         """
         wait_s = _wait_s(outcome, self._failed)
+        if not self._repeatable and _may_have_been_done(outcome):
+            return None
         if wait_s is None or self._failed >= self._retries or self._clock() + wait_s >= self._deadline_s:
             return None
         self._failed += 1
@@ -72,6 +77,15 @@ def check_address(url: str) -> str:
     if not is_address:
         raise ValueError(f"url is {url!r}; expected something like http://127.0.0.1:8000")
     return url.rstrip("/")
+
+
+def heeds_environment(url: str) -> bool:
+    """Whether HTTP_PROXY and the like hold for the service: not on this machine, where no proxy would find it."""
+    host = httpx.URL(url).host
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 def request_arguments(call: Call[Any], timeout: httpx.Timeout) -> dict[str, Any]:
@@ -105,8 +119,10 @@ def is_ok(outcome: Outcome) -> bool:
 
 
 def _answer(url: str, outcome: Outcome) -> httpx.Response:
-    if isinstance(outcome, httpx.TransportError):
+    if isinstance(outcome, httpx.RequestError):
         reason = str(outcome) or type(outcome).__name__
+        if not isinstance(outcome, httpx.TransportError):
+            raise UnexpectedAnswerError(f"{url} answered what cannot be read: {reason}") from outcome
         raise GateUnavailableError(f"no answer from {url}: {reason}") from outcome
     if problem := _problem(outcome):
         raise problem
@@ -124,8 +140,8 @@ def _wait_s(outcome: Outcome, failed: int) -> float | None:
     Exponential with jitter, and never less than the Retry-After, which is believed up to MAX_RETRY_AFTER_S.
     """
     backoff_s = min(FIRST_BACKOFF_S * 2.0**failed, MAX_BACKOFF_S) * random.uniform(0.5, 1.0)
-    if isinstance(outcome, httpx.TransportError):
-        return backoff_s
+    if isinstance(outcome, httpx.RequestError):
+        return backoff_s if isinstance(outcome, httpx.TransportError) else None
     if outcome.status_code in (429, 503):
         return max(backoff_s, min(_retry_after_s(outcome), MAX_RETRY_AFTER_S))
     if outcome.status_code in (500, 502, 504) and _problem(outcome) is None:
@@ -133,6 +149,13 @@ def _wait_s(outcome: Outcome, failed: int) -> float | None:
     if _is_proxy_without_apps(outcome):
         return backoff_s
     return None
+
+
+def _may_have_been_done(outcome: Outcome) -> bool:
+    """Whether an attempt without an answer of the service itself may have been carried out."""
+    if isinstance(outcome, httpx.RequestError):
+        return not isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout)
+    return outcome.status_code in (500, 502, 504)
 
 
 def _status_line(response: httpx.Response) -> str:

@@ -19,7 +19,7 @@ import httpx
 from . import calls
 from .auth import build_auth
 from .calls import Call
-from .exchange import Attempts, Outcome, check_address, is_ok, read_result, request_arguments
+from .exchange import Attempts, Outcome, check_address, heeds_environment, is_ok, read_result, request_arguments
 from .methods import like
 
 P = ParamSpec("P")
@@ -76,7 +76,9 @@ class GateClient:
         self.timeout_s = timeout_s
         self.retries = retries
         auth = build_auth(api_key, wallet, receiver_hotkey)
-        self._http = httpx.Client(base_url=self.url, transport=transport, auth=auth)
+        self._http = httpx.Client(
+            base_url=self.url, transport=transport, auth=auth, trust_env=heeds_environment(self.url)
+        )
         self._sleep = sleep
         self._clock = clock
 
@@ -115,7 +117,7 @@ class GateClient:
         return is_ok(self._send(calls.ready(), self._attempts().timeout()))
 
     def _ask(self, call: Call[T]) -> T:
-        attempts = self._attempts()
+        attempts = self._attempts(repeatable=call.repeatable)
         while True:
             outcome = self._send(call, attempts.timeout())
             wait_s = attempts.wait_s(outcome)
@@ -126,8 +128,8 @@ class GateClient:
     def _send(self, call: Call[Any], timeout: httpx.Timeout) -> Outcome:
         try:
             return self._http.request(**request_arguments(call, timeout))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
-    def _attempts(self) -> Attempts:
-        return Attempts(self.timeout_s, self.retries, self._clock)
+    def _attempts(self, *, repeatable: bool = True) -> Attempts:
+        return Attempts(self.timeout_s, self.retries, self._clock, repeatable=repeatable)

@@ -111,8 +111,8 @@ def hotkeys_of(stored: str) -> tuple[str, ...]:
 
 
 def chosen_of(row: Any) -> Chosen:
-    """What the decision in a row with `row`, `id`, `uids` and `hotkeys` chose."""
-    return Chosen(row.row, from_text(row.id), uids_of(row.uids), hotkeys_of(row.hotkeys))
+    """What the decision in a row with `row`, `id`, `uids`, `hotkeys`, `epoch` and `version` chose."""
+    return Chosen(row.row, from_text(row.id), uids_of(row.uids), hotkeys_of(row.hotkeys), row.epoch, row.version)
 
 
 def kind_of(event: Event) -> str:

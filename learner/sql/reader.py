@@ -114,9 +114,14 @@ class SqlLogReader:
 
     def chosen_after(self, row: int) -> Iterator[Chosen]:
         """See `EventLog`."""
-        columns = (decisions.c.row, decisions.c.id, decisions.c.uids, decisions.c.hotkeys)
+        columns = ("row", "id", "uids", "hotkeys", "epoch", "version")
         while True:
-            query = select(*columns).where(decisions.c.row > row).order_by(decisions.c.row).limit(PAGE)
+            query = (
+                select(*(decisions.c[name] for name in columns))
+                .where(decisions.c.row > row)
+                .order_by(decisions.c.row)
+                .limit(PAGE)
+            )
             with self._database.read() as connection:
                 page = connection.execute(query).fetchall()
             yield from map(codec.chosen_of, page)
@@ -144,7 +149,7 @@ class SqlLogReader:
         # Times never go back in a log, so only the first `limit` rows can be due: the others need no look.
         oldest = select(decisions).where(decisions.c.row > done).order_by(decisions.c.row).limit(limit).subquery()
         due = (
-            select(oldest.c.row, oldest.c.id, oldest.c.uids, oldest.c.hotkeys)
+            select(*(oldest.c[name] for name in ("row", "id", "uids", "hotkeys", "epoch", "version")))
             .where(oldest.c.received_s < received_before_s)
             .order_by(oldest.c.row)
         )

@@ -79,6 +79,8 @@ class Engine:
         self.tokenized: list[str] = []
         self.tokenizing_threads: list[str] = []
         self.failing: dict[str, BaseException] = {}
+        self.may_tokenize = threading.Event()
+        self.may_tokenize.set()
         self._changed = threading.Condition()
         self._allowed = float("inf")
         self._begun = 0
@@ -104,6 +106,8 @@ class Engine:
                 raise ValueError(text)
             if text.startswith("deadly to tokenize"):
                 raise SystemExit
+        if not self.may_tokenize.wait(timeout=20):
+            raise TimeoutError("the tokenizer was held and never let go")
         self.tokenized += texts
         return [Tokens(text) for text in texts]
 

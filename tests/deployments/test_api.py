@@ -348,6 +348,15 @@ async def test_the_docs_page_refers_to_no_other_host(service: LocalService) -> N
     assert not re.search(r"https?:(?!//www\.w3\.org/)|[\"'(]//", page.text)
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"), [("/v1/admin/quarantine", "GET, POST"), ("/v1/score", "POST"), ("/healthz", "GET, HEAD")]
+)
+async def test_a_wrong_method_is_told_which_there_are(service: LocalService, path: str, methods: str) -> None:
+    response = await service.http.delete(path)
+    check_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == methods
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_load_balancers_may_ask_with_head(service: LocalService, path: str) -> None:
     response = await service.http.head(path)

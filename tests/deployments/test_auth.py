@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from deployments.auth import check_exposure
-from deployments.config import ApiKeyAuthArgs, NoAuthArgs
+from deployments.config import NOT_CALLERS, ApiKeyAuthArgs, ApiKeyEntry, NoAuthArgs
 from deployments.errors import ExposureError
+from learner.events import ANONYMOUS
+from learner.rewards import DEFAULT_AUTHOR
+from learner.trust import TRUST
 
 from .local_service import LocalService
 from .test_http_io import check_problem
@@ -157,7 +161,7 @@ async def test_the_scheme_s_case_does_not_matter(start: Start, scheme: str) -> N
     assert (await call(service, "GET", "/v1/state", None, headers)).status_code == 200
 
 
-async def test_credentials_are_asked_for_before_the_body_is_looked_at_but_after_its_size(start: Start) -> None:
+async def test_credentials_are_asked_for_before_the_body_is_looked_at(start: Start) -> None:
     service = await start(auth=AUTH)
     check_problem(await service.http.post("/v1/rewards", content=b"{"), 401, "unauthorized")
     check_problem(
@@ -166,6 +170,8 @@ async def test_credentials_are_asked_for_before_the_body_is_looked_at_but_after_
     document = await service.http.post("/v1/rewards", content=b"{", headers=bearer("tg_reward-key"))
     check_problem(document, 415, "unsupported_media_type")
     large = {"Content-Length": str(2**30)}
+    check_problem(await service.http.post("/v1/rewards", content=b"{", headers=large), 401, "unauthorized")
+    large |= bearer("tg_reward-key")
     check_problem(await service.http.post("/v1/rewards", content=b"{", headers=large), 413, "body_too_large")
 
 
@@ -192,15 +198,42 @@ async def test_the_log_says_why_and_who_and_never_the_key(start: Start, caplog: 
         ]
     told = [record.getMessage() for record in caplog.records if record.name == "deployments.auth"]
     assert told == [
-        "refused code=unauthorized reason=no_credentials scope=score caller=-",
-        "refused code=unauthorized reason=other_scheme scope=score caller=-",
-        "refused code=unauthorized reason=unknown_key scope=score caller=-",
-        "refused code=forbidden reason=scope_missing scope=score caller=judge",
+        "refused code=unauthorized reason=no_credentials scope=score caller=- count=1",
+        "refused code=unauthorized reason=other_scheme scope=score caller=- count=1",
+        "refused code=unauthorized reason=unknown_key scope=score caller=- count=1",
+        "refused code=forbidden reason=scope_missing scope=score caller=judge count=1",
     ]
     assert {record.levelname for record in caplog.records if record.name == "deployments.auth"} == {"WARNING"}
     shown = caplog.text + "".join(response.text + str(response.headers) for response in responses)
     for secret in ("tg_", *(hashlib.sha256(key.encode()).hexdigest() for key, _ in KEYS.values())):
         assert secret not in shown
+
+
+async def test_who_is_not_let_in_is_not_read(start: Start) -> None:
+    service = await start(auth=AUTH)
+
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("it was read")
+        yield b""
+
+    for headers in ({}, bearer("tg_guessed-key")):
+        check_problem(await service.http.post("/v1/score", content=body(), headers=headers), 401, "unauthorized")
+
+
+async def test_a_flood_of_wrong_keys_is_a_line_a_second(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    service = await start(auth=AUTH)
+    for _ in range(50):
+        await call(service, "GET", "/v1/uids", None, bearer("tg_guessed-key"))
+    assert len([record for record in caplog.records if record.name == "deployments.auth"]) < 10
+    state = (await call(service, "GET", "/v1/state", None, bearer("tg_score-key"))).json()
+    assert state["auth_failures"]["unauthorized"] == 50
+
+
+def test_a_key_is_not_called_as_what_no_caller_did() -> None:
+    assert {ANONYMOUS, DEFAULT_AUTHOR, TRUST} < NOT_CALLERS
+    for name in NOT_CALLERS:
+        with pytest.raises(ValidationError, match="choose another id"):
+            ApiKeyEntry(id=name, sha256="0" * 64, scopes=frozenset({"score"}))
 
 
 async def explained_after_a_reward(service: LocalService, **headers: dict[str, str]) -> dict[str, Any]:

@@ -612,6 +612,29 @@ async def test_a_small_request_is_not_shared(build: Build) -> None:
     assert sizes(engine) == [[10] * 12]
 
 
+async def test_no_text_is_left_alone_with_an_idle_engine_thread(build: Build) -> None:
+    """It has come while the tokenizer had another in hand and engine threads were idle."""
+    batcher, engine = build(threads=2)
+    engine.hold()
+    working = [asyncio.create_task(embed(batcher, ["a"]))]
+    await until(lambda: engine.texts == ["a"])
+    working.append(asyncio.create_task(embed(batcher, ["b"])))
+    await until(lambda: engine.texts == ["a", "b"])
+    engine.may_tokenize.clear()
+    calls = [asyncio.create_task(embed(batcher, ["c"]))]
+    await until(lambda: engine.tokenizing_threads[-1] == "tokenizer")
+    engine.let_through(2)
+    await asyncio.gather(*working)
+    await until(lambda: batcher._idle == 2)
+    calls.append(asyncio.create_task(embed(batcher, ["d"])))
+    await until(lambda: len(batcher._arrived) == 1)
+    engine.may_tokenize.set()
+    # Though "c" is held in the engine.
+    await until(lambda: engine.texts[2:] == ["c", "d"])
+    engine.let_through()
+    await asyncio.gather(*calls)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_when_one_engine_thread_dies_the_others_end_too(build: Build) -> None:
     batcher, engine = build(threads=3)

@@ -318,10 +318,10 @@ async def test_the_log_says_why_and_never_what_was_signed(
         await send(service, "POST", "/v1/score", SCORE, replayed)
     told = [record.getMessage() for record in caplog.records if record.name == "deployments.auth"]
     assert told == [
-        "refused code=unauthorized reason=BadSignature scope=reward caller=-",
-        "refused code=unauthorized reason=StaleRequest scope=reward caller=-",
-        f"refused code=forbidden reason=no_permit scope=reward caller={keyring.address('stranger')}",
-        "refused code=unauthorized reason=nonce_seen scope=score caller=-",
+        "refused code=unauthorized reason=BadSignature scope=reward caller=- count=1",
+        "refused code=unauthorized reason=StaleRequest scope=reward caller=- count=1",
+        f"refused code=forbidden reason=no_permit scope=reward caller={keyring.address('stranger')} count=1",
+        "refused code=unauthorized reason=nonce_seen scope=score caller=- count=1",
     ]
     for secret in (headers["X-Bittensor-Signature"], replayed["X-Bittensor-Signature"], "why?"):
         assert secret not in caplog.text

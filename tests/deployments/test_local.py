@@ -132,6 +132,22 @@ def test_a_damaged_run_file_is_none(content: str) -> None:
     assert RunFile.read(8123) is None
 
 
+@pytest.mark.parametrize("planted", ["for all to write", "a link"])
+def test_a_folder_that_others_may_write_into_is_not_used(planted: str, tmp_path: Path) -> None:
+    folder = local.run_file_path(8123).parent
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    if planted == "a link":
+        folder.symlink_to(elsewhere)
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    (folder / "serve-8123.json").write_text('{"port": 8123, "node_id": "", "serve": {"pid": 1, "started_s": 0}}')
+    assert RunFile.read(8123) is None
+    with pytest.raises(ServiceError, match="not only yours"):
+        RunFile.of_this_process(8123, "node-1").write()
+
+
 def test_a_reused_pid_is_not_taken_for_the_process() -> None:
     me = psutil.Process()
     assert ProcessId.of(me).find() == me
@@ -293,7 +309,7 @@ def test_patience_begins_anew_with_every_learner_that_starts(monkeypatch: pytest
     answers = iter(["the learner cannot start: x", "no weights yet", "the learner cannot start: x", None])
     times = iter([0.0, 1.0, 2.0, 3.0, 4.0])
 
-    def get(url: str, timeout: float) -> httpx.Response:
+    def get(url: str, timeout: float, trust_env: bool) -> httpx.Response:
         text = next(answers)
         return httpx.Response(200 if text is None else 503, text=text or "")
 

@@ -138,6 +138,9 @@ def test_a_setting_of_another_rule_is_refused() -> None:
         ("applications.0.import_path", "nowhere", "applications.0.import_path: "),
         ("http_options", "127.0.0.1", "http_options: "),
         ("http_options.port", "many", "http_options.port: "),
+        ("http_options.port", 0, "http_options.port: "),
+        ("http_options.port", -1, "http_options.port: "),
+        ("http_options.port", 70_000, "http_options.port: "),
         ("applications.0.args.encoder", 5, "applications.0.args.encoder: "),
         ("applications.0.args.encoder.kind", "image", "applications.0.args.encoder.kind: "),
         ("applications.0.args.selection.epsilon", 1.5, "applications.0.args.selection.epsilon: "),
@@ -156,6 +159,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_place(place: str, value: 
     ("content", "message"),
     [
         (b"applications: [", "is not YAML"),
+        (b"applications: 2024-99-99", "is not YAML"),
         (b"applications: \xff\xfe", "is not YAML"),
         (b"- a list", "must hold a mapping with `applications:`, got list"),
         (b"", "must hold a mapping with `applications:`, got NoneType"),

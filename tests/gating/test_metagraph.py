@@ -154,9 +154,13 @@ def test_columns_of_another_length_are_refused() -> None:
         replace(MetagraphView.from_hotkeys("ab"), stake=(1.0,))
 
 
+@pytest.mark.parametrize("synced", [{}, {"neurons": [SimpleNamespace(axon_info=None)] * 2}], ids=["bare", "synced"])
 @pytest.mark.parametrize("as_array", [np.asarray, torch.as_tensor], ids=["ndarray", "tensor"])
-def test_a_metagraph_of_the_older_sdks_is_read_with_all_that_it_says(as_array: Callable[..., Any]) -> None:
+def test_a_metagraph_of_the_older_sdks_is_read_with_all_that_it_says(
+    as_array: Callable[..., Any], synced: dict[str, Any]
+) -> None:
     metagraph = SimpleNamespace(
+        **synced,
         uids=as_array([1, 0]),
         hotkeys=["b", "a"],
         axons=[SimpleNamespace(is_serving=True), SimpleNamespace(is_serving=False)],

@@ -235,6 +235,22 @@ def test_resync_resets_only_rows_whose_owner_changed(model):
     assert before[2][changed].any()
 
 
+def test_resync_takes_rows_along_with_owners_that_have_moved(model):
+    train(model)
+    before = rows(model)
+    was = MetagraphView(tuple("abcdef"), (True,) * UIDS, tuple(range(UIDS)))
+    now = MetagraphView(tuple("bacdef"), (True,) * UIDS, (1, 0, 2, 3, 4, 5))
+    model.resync(was, now)
+    for old, new in zip(before, rows(model), strict=True):
+        assert torch.equal(old[[1, 0, 2, 3, 4, 5]], new)
+
+
+def test_scores_of_one_forward_may_be_learned_from_in_parts(model):
+    scores = model("may")
+    model.backward(scores[:2], torch.tensor([1.0, 0.0]))
+    model.backward(scores[2:4], torch.tensor([0.0, 1.0]))
+
+
 def test_a_row_that_was_reset_is_as_large_as_xavier_says(model):
     model.resync(network(*"abcdef"), network(*"uvwxyz"))
     bound = np.sqrt(6 / (model.encoder.dim + 1))

@@ -277,6 +277,14 @@ def test_scores_that_differ_by_rounding_only_are_equal_and_the_lowest_uid_comes_
     assert sorted(first.uids.tolist()) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("tiny", [1e-38, 1e-41, 1e-45])
+def test_among_the_smallest_numbers_that_there_are_a_choice_is_made(tiny):
+    scores = np.array([[tiny, tiny, 2 * tiny, tiny]], np.float32)
+    [chosen] = select(scores, np.arange(4), 2, policy=Greedy(), generator=np.random.default_rng(0))
+    assert len(chosen.uids) == 2
+    assert chosen.propensities.tolist() == [1.0, 1.0]
+
+
 def test_scores_that_differ_by_more_are_told_apart():
     scores = np.array([[0.5, 0.50005, 0.4, -0.9]], np.float32)
     [chosen] = select(scores, np.arange(4), 2, policy=Greedy(), generator=np.random.default_rng(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -221,6 +222,25 @@ def test_items_are_rejected_one_by_one_in_a_request_that_succeeds(service: Servi
     assert (report["accepted"], report["duplicates"]) == (3, 1)
     codes = [(rejection["index"], rejection["code"]) for rejection in report["rejected"]]
     assert codes == [(0, "unknown_decision"), (1, "uid_not_in_decision"), (2, "out_of_range")]
+
+
+def test_a_decision_that_its_replica_has_not_made_is_unknown_at_once(service: Service) -> None:
+    """The learner asks the replicas how far they are: what none of them has made is not waited for."""
+    made = []
+    with contextlib.ExitStack() as stack:
+        for url in service.replica_urls():
+            http = stack.enter_context(httpx.Client(base_url=url, timeout=30.0))
+            [chosen] = http.post("/v1/select", json={"messages": ["why?"], "k": 1}).json()["selections"]
+            made.append((http, chosen))
+        (asked, chosen), (_, other) = made
+        never = [f"{one['decision_id'].partition('-')[0]}-99999" for one in (chosen, other)]
+        rewards = [{"decision_id": name, "uids": [1], "rewards": [0.5]} for name in never]
+        rewards.append({"decision_id": chosen["decision_id"], "uids": chosen["uids"], "rewards": [0.5]})
+        response = asked.post("/v1/rewards", json={"rewards": rewards})
+    assert response.status_code == httpx.codes.OK, response.text
+    account = response.json()
+    assert [one["code"] for one in account["rejected"]] == ["unknown_decision"] * 2
+    assert account["accepted"] == 1
 
 
 def test_the_demo_climbs_above_random(service: Service, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gating.metagraph import plan_resync
+from gating.metagraph import MetagraphView, plan_resync
 from learner import chain
 from learner.chain import BittensorSource, MetagraphSource, build_source, check_source
 from learner.config import BittensorChain
@@ -204,6 +204,17 @@ def test_a_missing_subnet_is_named_with_its_network(node, connect):
 def test_a_hotkey_that_holds_two_uids_is_refused(node, connect):
     node.subnet.swap_hotkey(1, "miner-3")
     with pytest.raises(BadMetagraphError, match=r"subnet 23 of network ws://.*holds uids 1 and 3"):
+        connect(node.url).fetch_view()
+
+
+def test_a_metagraph_of_another_form_is_refused(node, connect, monkeypatch):
+    """Nothing that a node sends ends the thread that reads it."""
+
+    def read(_metagraph):
+        raise TypeError("'NoneType' object is not iterable")
+
+    monkeypatch.setattr(MetagraphView, "from_metagraph", read)
+    with pytest.raises(BadMetagraphError, match="TypeError: 'NoneType' object is not iterable"):
         connect(node.url).fetch_view()
 
 

@@ -50,6 +50,7 @@ def test_a_rule_is_built_with_its_settings():
         ("reward_range", (1.0, 0.0)),
         ("reward_range", (0.5, 0.5)),
         ("reward_range", (0.0, math.inf)),
+        ("reward_range", (-1e200, 1e200)),
         ("reward_window_s", 0),
         ("decision_wait_s", -1),
         ("heartbeat_s", 0),

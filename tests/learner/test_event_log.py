@@ -109,7 +109,11 @@ def test_a_decision_that_is_known_is_kept_as_it_was(log):
 def test_what_decisions_chose_comes_in_the_order_of_their_arrival(log):
     commit(log, decision("z", (2, 0)), decision("a", (3,)))
     commit(log, decision("m", (1,)))
-    expected = [Chosen(1, "z", (2, 0), ("c", "a")), Chosen(2, "a", (3,), ("d",)), Chosen(3, "m", (1,), ("b",))]
+    expected = [
+        Chosen(1, "z", (2, 0), ("c", "a"), 3, 40),
+        Chosen(2, "a", (3,), ("d",), 3, 40),
+        Chosen(3, "m", (1,), ("b",), 3, 40),
+    ]
     for row in range(4):
         assert list(log.chosen_after(row)) == expected[row:]
     assert log.decisions_count() == 3

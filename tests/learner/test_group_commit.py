@@ -9,7 +9,18 @@ from learner.errors import FencedError, LearnerError, LogUnavailableError, Stale
 from learner.group_commit import GroupCommitter
 from learner.protocol import DecisionBatch
 
-from .builders import FINGERPRINT, START, Clock, build_learner, decision, events_of, learn_all, message_reward, reward
+from .builders import (
+    FINGERPRINT,
+    START,
+    Clock,
+    build_learner,
+    decide,
+    decision,
+    events_of,
+    learn_all,
+    message_reward,
+    reward,
+)
 from .flaky_log import FlakyLog
 
 PATIENCE_S = 20.0
@@ -255,13 +266,50 @@ def test_a_tick_logs_the_rewards_that_never_came(open_office, monkeypatch):
     office.learner.add_rewards([reward("i-1", {0: 1.0, 1: 1.0})])
     clock.now_s = 11.0
     office.committer.start()
-    office.wait_for(lambda: office.told)
-    # However many there are, one tick sees to all of them.
-    assert office.learner.counters["rewards_default"] == 8
+    # However many there are, it takes one tick.
+    office.wait_for(lambda: office.learner.counters["rewards_default"] == 8)
     office.committer.stop()
     assert office.learner.counters["rewards_default"] == 8
     learn_all(office.learner)
     assert [row["rewards"] for row in office.learner.uid_table()[:2]] == [5, 5]
+
+
+def test_callers_are_served_between_one_part_of_many_default_rewards_and_the_next(open_office, monkeypatch):
+    monkeypatch.setattr("learner.ingest._DEFAULTS_AT_ONCE", 1)
+    clock = Clock()
+    office = open_office(tick_s=0.01, clock=clock, default_reward=0.5, reward_window_s=10.0)
+    decide(office.learner, *(decision(f"i-{index}") for index in range(1, 7)))
+    clock.now_s = 11.0
+    asked, commit = [], office.log.commit
+
+    def commit_and_ask(what):
+        commit(what)
+        if not asked:
+            asked.append(office.report("r-1"))
+
+    monkeypatch.setattr(office.log, "commit", commit_and_ask)
+    office.committer.start()
+    office.wait_for(lambda: office.learner.counters["rewards_default"] == 12)
+    assert asked[0].result(PATIENCE_S).seq == 2
+    assert office.learner.log.last_seq == 7
+
+
+def test_default_rewards_go_on_with_the_next_tick_after_an_outage(open_office, monkeypatch):
+    monkeypatch.setattr("learner.ingest._DEFAULTS_AT_ONCE", 1)
+    clock = Clock()
+    office = open_office(tick_s=0.01, clock=clock, default_reward=0.5, reward_window_s=10.0)
+    decide(office.learner, *(decision(f"i-{index}") for index in range(1, 4)))
+    clock.now_s, commit, commits = 11.0, office.log.commit, []
+
+    def fail_the_second(what):
+        commits.append(what)
+        office.log.fail_next = "after" if len(commits) == 2 else None
+        commit(what)
+
+    monkeypatch.setattr(office.log, "commit", fail_the_second)
+    office.committer.start()
+    office.wait_for(lambda: office.learner.counters["rewards_default"] == 6 and office.committer.last_error is None)
+    assert [event.decision_id for event in events_of(office.learner)] == ["i-1", "i-2", "i-3"]
 
 
 def test_callers_from_many_threads_are_all_served(open_office):

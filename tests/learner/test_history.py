@@ -218,12 +218,12 @@ class HistoryMachine(RuleBasedStateMachine):
     @rule()
     def capture(self):
         """A checkpoint, or its content where there is no place for one."""
-        try:
-            self.captured.append(self.learner.capture().state)
-            if self.store is not None:
-                save(self.learner, self.store)
-        except LogUnavailableError:
-            assert self.learner._doubtful is not None
+        captured = self.learner.capture()
+        self.captured.append(captured.state)
+        if self.learner._doubtful is None:
+            assert captured.decisions == self.log.decisions_count()
+        if self.store is not None:
+            save(self.learner, self.store)
 
     @rule(wanted=st.sets(st.integers(0, 2)))
     def restart(self, wanted):

@@ -1,6 +1,8 @@
 """Many callers in one commit, and commits that fail before or after they are written."""
 
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,12 +18,15 @@ from learner.errors import (
     UnknownUidError,
 )
 from learner.events import Action, OperatorEvent, ResyncEvent
+from learner.memory_log import MemoryEventLog
 from learner.protocol import DecisionBatch, RewardItem
 
 from .builders import (
+    EPOCH,
     FINGERPRINT,
     START,
     Clock,
+    act,
     build_learner,
     decide,
     decision,
@@ -37,6 +42,7 @@ from .builders import (
 )
 from .flaky_log import FlakyLog
 
+PATIENCE_S = 20.0
 FAILS = pytest.mark.parametrize("fails", ["before", "after"])
 
 
@@ -311,17 +317,22 @@ def test_a_line_that_breaks_while_the_doubt_is_cleared_leaves_it_for_the_next_ti
     assert state_digest(replay(learner)) == state_digest(state_of(learner))
 
 
-def test_what_a_learner_saves_is_not_open_to_doubt():
+@FAILS
+def test_what_a_learner_saves_has_nothing_that_is_open_to_doubt(fails):
     learner = build_learner(log=FlakyLog())
-    learner.log.fail_next = "after"
+    decide(learner, decision("i-1", (0, 1)))
+    learner.log.fail_next = fails
     with pytest.raises(LogUnavailableError):
-        decide(learner, decision("i-1"))
-    with pytest.raises(LogUnavailableError, match="what it has written is not known yet"):
-        learner.capture()
-    learner.renew()
+        decide(learner, decision("i-2", (0, 2)))
     captured = learner.capture()
     assert captured.decisions == 1
     assert captured.state.statistics.selections.tolist() == [1, 1, 0, 0, 0, 0]
+    learner.renew()
+    captured = learner.capture()
+    assert captured.decisions == learner.log.decisions_count() == (1 if fails == "before" else 2)
+    assert captured.state.statistics.selections.tolist() == (
+        [1, 1, 0, 0, 0, 0] if fails == "before" else [2, 1, 1, 0, 0, 0]
+    )
 
 
 def test_what_is_captured_does_not_change_any_more():
@@ -421,3 +432,79 @@ def test_a_decision_takes_rewards_again_if_its_erasure_could_not_be_logged():
     with pytest.raises(LogUnavailableError):
         learner.commit_one(learner.stage_erasure("i-1", "ops"))
     assert learner.add_rewards([reward("i-1", {1: 0.5})]).accepted == 1
+
+
+def test_a_decision_whose_embedding_is_being_erased_has_no_default_reward():
+    clock = Clock()
+    learner = build_learner(clock=clock, default_reward=0.25, reward_window_s=10.0)
+    decide(learner, decision("i-1"), decision("i-2"))
+    learner.commit_one(learner.stage_erasure("i-1", "ops"))
+    clock.now_s = 11.0
+    learner.commit_one(learner.stage_default_rewards())
+    assert [event.decision_id for event in events_of(learner, after=1)] == ["i-2"]
+
+
+def test_once_an_embedding_is_erased_the_log_says_so():
+    log = FlakyLog()
+    learner = build_learner(log=log)
+    decide(learner, decision("i-1"), decision("i-2"))
+    for decision_id in ("i-1", "i-2"):
+        learner.commit_one(learner.stage_erasure(decision_id, "ops"))
+    log.down = True
+    with pytest.raises(LogUnavailableError):
+        learner.finish_erasure("i-1")
+    log.down = False
+    assert list(learner._erasing) == ["i-1", "i-2"]
+    assert learner.finish_erasure("i-1")
+    assert list(learner._erasing) == ["i-2"]
+    assert codes(learner.add_rewards([reward("i-1", {1: 0.5}), reward("i-2", {1: 0.5})])) == ["embedding_erased"] * 2
+    assert not learner.finish_erasure("i-9")
+
+
+class SlowToReadmit(MemoryEventLog):
+    """Held events take as long as the test wants."""
+
+    def __init__(self):
+        super().__init__(started_at_ms=EPOCH)
+        self.asked, self.may_go_on = threading.Event(), threading.Event()
+
+    def reward_events(self, seqs):
+        self.asked.set()
+        assert self.may_go_on.wait(PATIENCE_S)
+        return super().reward_events(seqs)
+
+
+def test_while_held_events_are_learned_the_log_takes_more_and_the_claim_on_it_is_renewed():
+    log = SlowToReadmit()
+    learner = build_learner(log=log)
+    act(learner, Action.FREEZE)
+    learner.add_rewards([message_reward("r-1", {0: 1.0, 1: 0.0})])
+    learner.commit_one(learner.stage_action(Action.THAW, "ops"))
+    with ThreadPoolExecutor() as threads:
+        learning = threads.submit(learn_all, learner)
+        assert log.asked.wait(PATIENCE_S)
+        saving = threads.submit(learner.capture)
+        meanwhile = threads.submit(
+            lambda: (
+                decide(learner, decision("i-1", (0, 1))),
+                learner.add_rewards([reward("i-1", {0: 1.0})]).accepted,
+                learner.renew(),
+            )
+        )
+        try:
+            assert meanwhile.result(PATIENCE_S)[1] == 1
+            assert not saving.done()
+        finally:
+            log.may_go_on.set()
+        assert learning.result(PATIENCE_S) == [1, 1, 1]
+        captured = saving.result(PATIENCE_S)
+    assert (captured.decisions, captured.state.statistics.selections.tolist()) == (1, [1, 1, 0, 0, 0, 0])
+    assert (selections(learner)[:2], counts(learner)[:2]) == ([1, 1], [2, 1])
+    assert state_digest(replay(learner)) == state_digest(state_of(learner))
+
+
+def test_decisions_are_counted_where_nothing_is_reported():
+    learner = build_learner()
+    decide(learner, decision("i-1", (0, 2)))
+    assert learner.learn() == 0
+    assert state_of(learner).statistics.selections.tolist() == [1, 0, 1, 0, 0, 0]

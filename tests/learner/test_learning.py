@@ -415,6 +415,20 @@ def test_many_default_rewards_are_logged_a_part_at_a_time(monkeypatch):
     assert [event.decision_id for event in events_of(learner)] == [f"i-{index}" for index in range(1, 6)]
 
 
+def test_while_much_waits_to_be_learned_no_default_reward_is_added(monkeypatch):
+    monkeypatch.setattr("learner.ingest._DEFAULTS_BEFORE", 2)
+    clock = Clock()
+    learner = build_learner(clock=clock, default_reward=0.25, reward_window_s=10.0)
+    decide(learner, decision("i-1"))
+    clock.now_s = 11.0
+    learner.add_rewards([message_reward(name, {0: 1.0}) for name in ("r-1", "r-2")])
+    assert learner.commit_one(learner.stage_default_rewards()) is False
+    assert learner.log.last_seq == 2
+    learn_all(learner)
+    assert learner.commit_one(learner.stage_default_rewards()) is False
+    assert [event.decision_id for event in events_of(learner, after=2)] == ["i-1"]
+
+
 def test_no_default_reward_is_assumed_where_none_is_set():
     clock = Clock()
     learner = build_learner(clock=clock, reward_window_s=10.0)

@@ -89,3 +89,13 @@ async def test_nobody_waits_for_a_learner_that_is_frozen(gate):
     async with asyncio.timeout(PATIENCE_S):
         assert not await gate.published.wait_until_reached(seq, "applied", NEVER_S)
         assert await gate.published.wait_until_reached(seq, "logged", NEVER_S)
+
+
+async def test_whoever_waits_for_a_newer_version_may_be_asked_to_poll_again(gate):
+    gate.publish()
+    waiting = asyncio.create_task(gate.published.wait_for_newer(gate.published.order, NEVER_S))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gate.published.ask_to_poll_again()
+    async with asyncio.timeout(PATIENCE_S):
+        await waiting

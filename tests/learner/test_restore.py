@@ -1,5 +1,7 @@
 """A learner after a restart, and states at earlier versions."""
 
+from dataclasses import replace
+
 import pytest
 
 from gating import MetagraphView
@@ -13,6 +15,7 @@ from learner.restore import Restorer
 
 from .builders import (
     EPOCH,
+    FINGERPRINT,
     Clock,
     act,
     build_learner,
@@ -30,6 +33,7 @@ from .builders import (
     state_of,
 )
 from .flaky_log import FlakyLog
+from .logs import open_log
 
 
 @pytest.fixture
@@ -106,6 +110,47 @@ def test_selections_are_counted_once_over_a_restart(store, saved):
     assert selections(again) == [3, 1, 1, 1, 0, 0]
     save(again, store)
     assert selections(build_learner(log=learner.log, store=store)) == [3, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_selections_of_an_owner_before_do_not_reach_the_next_by_a_restart(store, saved):
+    """Uid 0 is registered anew by the same hotkey, uid 1 has exchanged its own, uid 2 has another owner."""
+    start = view("abcdef", 1)
+    learner = build_learner(view=start, store=store)
+    decide(learner, decision("i-1", (0, 1, 2, 3), view=start))
+    if saved:
+        save(learner, store)
+    decide(learner, decision("i-2", (0, 1, 2, 3), view=start))
+    # Owners are told apart by when they registered, so that B is b.
+    changed = replace(view("aBzdef"), registered_at=(999, *view("aBzdef").registered_at[1:]))
+    seq = learner.resync(changed).seq
+    learn_all(learner)
+    decide(learner, decision("i-3", (0, 1, 2, 3), view=start), decision("i-4", (0, 1, 2), view=changed, version=seq))
+    assert selections(learner) == [1, 4, 1, 3, 0, 0]
+    again = build_learner(view=start, log=learner.log, store=store)
+    learn_all(again)
+    assert selections(again) == [1, 4, 1, 3, 0, 0]
+    assert again.capture().decisions == 4
+
+
+def test_of_what_arrived_before_a_restart_none_counts_as_joined_after_it(tmp_path):
+    clock = Clock(1_000.0)
+
+    def start():
+        return build_learner(log=open_log(f"sqlite:///{tmp_path / 'events.db'}", fingerprint=FINGERPRINT), clock=clock)
+
+    learner = start()
+    decide(learner, *(decision(f"i-{number}") for number in range(1, 5)))
+    learner.add_rewards([reward("i-1", {0: 1.0})])
+    assert learner.describe()["join_rate"] == 0.25
+    learner.log.close()
+    again = start()
+    clock.now_s += 0.1
+    decide(again, decision("i-5"), decision("i-6"))
+    report = again.add_rewards([reward(f"i-{number}", {1: 1.0}) for number in range(1, 6)])
+    assert report.accepted == 5
+    assert again.describe()["join_rate"] == 0.5
+    again.log.close()
 
 
 def test_default_rewards_are_not_given_twice_over_a_restart():

@@ -87,6 +87,7 @@ MALFORMED = {
         "line 4: experts.1.hotkey: 'a' already holds uid 0",
     ),
     "no_yaml": ("experts: [", "is not YAML"),
+    "no_date": ("experts: 2024-99-99", "is not YAML"),
     "no_text": (b"\xff\xfe\xfa", "is not YAML"),
     "a_tag": ("experts: !!python/object:os.system {}\n", "is not YAML"),
 }

@@ -11,7 +11,7 @@ from learner.config import TrustConfig
 from learner.events import Action, OperatorEvent, Outcome, ResyncEvent, RewardEvent, Standing
 from learner.trust import TRUST
 
-from .trust_world import DIM, VIEW, World, chance, harsh, honest, lenient, liar, noisy, noisy_liar
+from .trust_world import DIM, UIDS, VIEW, World, chance, harsh, honest, lenient, liar, noisy, noisy_liar
 
 
 def say(author: str, standing: Standing) -> OperatorEvent:
@@ -317,6 +317,38 @@ def test_a_uids_new_owner_is_not_held_against_what_the_old_one_earned():
     assert world.trust._consensus._count[0] == 0
     assert world.trust._memory.counted[:, 0].sum() == 0
     assert world.trust._memory.counted[:, 1].sum() > 10
+
+
+@pytest.mark.parametrize(("hotkey", "block", "is_new"), [("owner-0", 9, True), ("other", 1, False), ("other", 9, True)])
+def test_an_owner_is_its_hotkey_with_its_registration(hotkey, block, is_new):
+    """One that registers anew is another, and one that has exchanged its own hotkey is the same."""
+    world = World()
+    known = replace(VIEW, registered_at=tuple(range(1, UIDS + 1)))
+    world.commit(ResyncEvent(known, seed=1))
+    world.play(100, a=honest, b=honest, c=honest)
+    hotkeys, registered_at = (hotkey, *VIEW.hotkeys[1:]), (block, *known.registered_at[1:])
+    world.commit(ResyncEvent(replace(known, hotkeys=hotkeys, registered_at=registered_at, block=9), seed=1))
+    assert bool(world.trust._consensus._count[0] == 0) is is_new
+    assert bool(world.trust._memory.counted[:, 0].sum() == 0) is is_new
+    assert world.trust._consensus._count[1] > 10
+
+
+def test_what_was_logged_just_before_a_resync_is_the_old_owners():
+    world = World()
+    world.play(100, a=honest, b=honest, c=honest)
+    hotkeys = ["new", *VIEW.hotkeys[1:]]
+    resync = ResyncEvent(MetagraphView.from_hotkeys(hotkeys, block=2), seed=1)
+    world.commit(world.event("a", honest, [0, 1]), resync, world.event("b", honest, [1, 2]))
+    assert world.trust._consensus._count[0] == 0
+    assert world.trust._memory.counted[:, 0].sum() == 0
+
+
+def test_a_network_that_shrinks_leaves_nothing_of_those_who_are_gone():
+    world = World()
+    world.play(100, a=honest, b=honest, c=honest)
+    world.commit(ResyncEvent(MetagraphView.from_hotkeys(list(VIEW.hotkeys[:4]), block=2), seed=1))
+    assert world.trust._consensus._count[4:].tolist() == [0, 0]
+    assert world.trust._memory.counted[:, 4:].sum() == 0
 
 
 def test_what_has_come_late_or_was_assumed_is_left_as_it_is():

@@ -5,6 +5,7 @@ import uuid
 import numpy as np
 import pytest
 
+from gating import MetagraphView
 from learner.checkpoint import CheckpointStore
 from learner.config import AdagradConfig, TrustConfig
 from learner.errors import LogUnavailableError
@@ -44,9 +45,9 @@ class Reporting:
         self.learner = build_learner(**self.settings)
         self.rng, self.count = np.random.default_rng(0), 0
 
-    def item(self, author, lies):
+    def item(self, author, lies, uids=None):
         self.count += 1
-        uids = self.rng.choice(6, 3, replace=False)
+        uids = self.rng.choice(6, 3, replace=False) if uids is None else np.array(uids)
         prompt = embedding(self.count)
         true = np.clip(SKILL[uids] + 0.3 * float(prompt[0]) + self.rng.normal(0, 0.1, 3), 0, 1)
         told = 1 - true if lies else true
@@ -165,6 +166,39 @@ def test_a_restart_knows_who_is_quarantined_and_goes_on_holding(saves):
     reporting.report()
     assert rewards_of(reporting.learner, "c")[-1].outcome is Outcome.QUARANTINED
     assert rewards_of(reporting.learner, "a")[-1].outcome is Outcome.LEARNED
+
+
+def remembered(learner):
+    """What reward trust expects of the uids, and its evidence on the authors."""
+    consensus, memory = learner._trust._consensus, learner._trust._memory
+    by_author = {author: memory.agreement._sums[number] for author, number in sorted(memory.numbers.items())}
+    return [consensus._count, consensus._total, consensus._hardness, *by_author.values()]
+
+
+def test_a_restart_forgets_what_owners_and_authors_before_have_done(reporting):
+    learner = reporting.learner
+    reporting.until_quarantined()
+    shrunk = MetagraphView.from_hotkeys("nbcde", block=2)
+    learner.commit(
+        [
+            learner.stage_resync(shrunk),
+            learner.stage_rewards([reporting.item("a", False, uids=[0, 1, 2])]),
+            learner.stage_standing("c", Standing.AUTO, "ops"),
+        ]
+    )
+    learn_all(learner)
+    known = remembered(learner)
+    assert 0 < known[0][0] < 2
+    assert known[0][5] == 0
+    reporting.restart()
+    for mine, before in zip(remembered(reporting.learner), known, strict=True):
+        np.testing.assert_allclose(mine, before, rtol=1e-9, atol=1e-12)
+    assert {view.author: view.score for view in reporting.learner.authors()}["c"] == 0.0
+    assert reporting.learner._trust.standings == {}
+    for _ in range(5):
+        learner, seq = reporting.learner, reporting.log.last_seq
+        learner.add_rewards([reporting.item("b", False, uids=[1, 2, 3])])
+        assert all(isinstance(event, RewardEvent) for event in events_of(learner, after=seq))
 
 
 def test_an_operators_word_outlives_the_events_that_said_it():

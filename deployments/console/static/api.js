@@ -55,7 +55,13 @@ async function call(method, path, body) {
     const detail = error.name === "TimeoutError" ? "the service took too long to answer" : "the service cannot be reached";
     throw new CallError(0, "unreachable", detail);
   }
-  if (response.ok) return JSON.parse(text);
+  if (response.ok) {
+    try {
+      return JSON.parse(text);
+    } catch {
+      throw new CallError(response.status, "unreadable", "what stands in front of the service answers for it");
+    }
+  }
   throw refusal(response, text);
 }
 

@@ -85,4 +85,7 @@ export function pillOf(conditions, { reached, frozen }) {
   return conditions.some((one) => one.level === "warn") ? ["warn", "Attention"] : ["good", "Live"];
 }
 
-const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+const sentence = (said) => {
+  const text = said || "it cannot be read";
+  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+};

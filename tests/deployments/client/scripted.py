@@ -10,7 +10,7 @@ import httpx
 
 from deployments.client import AsyncGateClient, GateClient
 
-Outcome = httpx.Response | httpx.TransportError
+Outcome = httpx.Response | httpx.RequestError
 
 PROVENANCE = {
     "weights": {"epoch": 3, "version": 17, "age_s": 0.5},
@@ -59,7 +59,7 @@ class ScriptedServer:
         self.requests.append(request)
         self.time.now_s += self._takes_s
         outcome = self.outcomes[min(len(self.requests), len(self.outcomes)) - 1]
-        if isinstance(outcome, httpx.TransportError):
+        if isinstance(outcome, httpx.RequestError):
             raise outcome
         return httpx.Response(outcome.status_code, headers=outcome.headers, content=outcome.content)
 

@@ -30,7 +30,7 @@ from deployments.client import (
     UnexpectedAnswerError,
     Weights,
 )
-from deployments.client.exchange import MAX_RETRY_AFTER_S
+from deployments.client.exchange import MAX_RETRY_AFTER_S, heeds_environment
 
 from .conftest import Connect
 from .scripted import PROVENANCE, REPORT, SELECTION, Outcome, ScriptedServer, answer, problem, proxy_error
@@ -269,6 +269,52 @@ def test_what_may_pass_is_sent_again_unchanged(connect: Connect, passing: Outcom
     assert report.accepted == 3
     assert len({request.content for request in server.requests}) == 1
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("lost", [httpx.ReadTimeout("too slow"), proxy_error(500), httpx.RemoteProtocolError("gone")])
+@pytest.mark.parametrize(
+    "operate",
+    [
+        lambda gate: gate.rollback(version=3),
+        lambda gate: gate.promote("adagrad"),
+        lambda gate: gate.settle("drop", seqs=[1]),
+        lambda gate: gate.hand_over(),
+    ],
+)
+def test_what_would_be_done_twice_is_not_sent_again_once_it_may_have_arrived(
+    connect: Connect, operate: Callable[[Any], object], lost: Outcome
+) -> None:
+    server = ScriptedServer([lost, answer({})])
+    with pytest.raises(GateUnavailableError):
+        operate(connect(server))
+    assert len(server.requests) == 1
+    # Nobody has taken it there: refused before it was done, or not even sent.
+    for nothing_done in (httpx.ConnectError("refused"), problem(503, "learner_away")):
+        server = ScriptedServer([nothing_done, problem(409, "refused")])
+        with pytest.raises(ProblemError, match="refused"):
+            operate(connect(server))
+        assert len(server.requests) == 2
+
+
+def test_an_answer_that_cannot_be_decoded_is_unexpected(connect: Connect) -> None:
+    server = ScriptedServer([httpx.DecodingError("no gzip")])
+    with pytest.raises(UnexpectedAnswerError, match="cannot be read: no gzip"):
+        connect(server).state()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "heeds"),
+    [
+        ("http://127.0.0.1:8000", False),
+        ("http://localhost:8000", False),
+        ("http://[::1]:8000", False),
+        ("http://gate.example", True),
+        ("http://10.0.0.7:8000", True),
+    ],
+)
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(url: str, heeds: bool) -> None:
+    assert heeds_environment(url) is heeds
 
 
 def test_a_proxy_that_never_hears_of_its_applications_is_a_service_that_is_away(connect: Connect) -> None:
