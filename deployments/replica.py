@@ -180,6 +180,7 @@ class GateReplica:
             **engine_status(self._batcher, self._embeddings),
             reads=SNAPSHOT_FORMATS,
             learner=self._learner.wanted,
+            asked=self._subscriber.asked,
         )
 
     def _current_view(self) -> MetagraphView | None:

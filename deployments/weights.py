@@ -80,6 +80,8 @@ class Subscriber:
         self.current: Weights | None = None
         self.away_because: str | None = None
         """Why the last poll had no answer; None if it had one."""
+        self.asked = 0
+        """`PollReply.asked` of the last answer."""
 
     @property
     def age_s(self) -> float | None:
@@ -161,6 +163,7 @@ class Subscriber:
             self.away_because = error.because
             raise
         self.away_because = None
+        self.asked = reply.asked
         of_use = not self._misses(reply) if snapshot is None else self._take(snapshot)
         if self.current is not None and self.current.snapshot.order == (reply.epoch, reply.version):
             self._confirmed_s = self._clock()

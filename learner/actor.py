@@ -167,9 +167,9 @@ class LearnerActor:
         self._replicas.note(status)
         self._heard.notify()
         have = status.epoch, status.version
-        await self._published.wait_for_newer(have, wait_s)
+        await self._published.wait_for_newer(have, wait_s, asked=status.asked)
         (epoch, version), refs = self._published.newer_than(have, format_for(status.reads))
-        return PollReply(epoch=epoch, version=version, refs=refs)
+        return PollReply(epoch=epoch, version=version, refs=refs, asked=self._published.asked)
 
     async def add_decisions(self, batch: DecisionBatch) -> None:
         """See `Learner.stage_decisions`; answers once they are in the log."""
@@ -337,26 +337,27 @@ class LearnerActor:
         return self._committer.submit(self._learner.stage_resync(view, author)).result()
 
     async def _log_rewards(self, items: Sequence[RewardItem], follow: Follow) -> RewardReport:
-        asked_s = time.monotonic()
-        deadline_s = asked_s + self._args.config.decision_wait_s
+        # What a replica tells once it has been asked again covers all that it had made before this report came.
+        asked = self._published.asked + 1
+        deadline_s = time.monotonic() + self._args.config.decision_wait_s
         ids = {item.decision_id for item in items if item.decision_id is not None}
         while True:
-            arrived, expected = self._decision_batches, self._expected(ids, asked_s)
+            arrived, expected = self._decision_batches, self._expected(ids, asked)
             try:
                 return await self._commit(follow(self._learner.stage_rewards(items, expected)))
             except DecisionPendingError:
                 self._published.ask_to_poll_again()
                 left_s = deadline_s - time.monotonic()
-                has_news = partial(self._has_news, ids, asked_s, arrived, expected)
+                has_news = partial(self._has_news, ids, asked, arrived, expected)
                 if not await self._heard.wait_until(has_news, max(left_s, 0.0)):
                     raise
 
-    def _has_news(self, ids: set[str], asked_s: float, arrived: int, expected: set[str]) -> bool:
-        return self._decision_batches != arrived or self._expected(ids, asked_s) != expected
+    def _has_news(self, ids: set[str], asked: int, arrived: int, expected: set[str]) -> bool:
+        return self._decision_batches != arrived or self._expected(ids, asked) != expected
 
-    def _expected(self, decision_ids: Iterable[str], asked_s: float) -> set[str]:
+    def _expected(self, decision_ids: Iterable[str], asked: int) -> set[str]:
         """Which of these decisions may still be on their way."""
-        return {one for one in decision_ids if self._replicas.may_send(one, asked_s, takes_over=self._takes_over)}
+        return {one for one in decision_ids if self._replicas.may_send(one, asked, takes_over=self._takes_over)}
 
     def _publish(self, snapshot: HeadSnapshot) -> None:
         self._published.put(snapshot)

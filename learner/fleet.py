@@ -45,17 +45,18 @@ class Fleet:
         """What those who are there have told."""
         return [status for _, status in self.live()]
 
-    def may_send(self, decision_id: str, asked_s: float, *, takes_over: bool) -> bool:
+    def may_send(self, decision_id: str, asked: int, *, takes_over: bool) -> bool:
         """Whether a decision that has not come may still be on its way. A replica sends its decisions in order.
 
         Args:
             decision_id: which.
-            asked_s: since when somebody asks for it: what its replica tells later covers all that it made before.
+            asked: from this `PollReply.asked` on, what its replica tells is of after somebody asked for the decision.
+                The time at which it was heard would not do: it may have been on its way for long.
             takes_over: whether there was another learner before this one, which replicas may still talk to.
         """
         incarnation, counter = split_decision_id(decision_id)
-        for at_s, status in self.live():
+        for _, status in self.live():
             if status.incarnation == incarnation:
-                is_made = counter <= status.issued or at_s < asked_s
+                is_made = counter <= status.issued or status.asked < asked
                 return is_made and counter > status.issued - status.buffered_decisions
         return takes_over and self._clock() < self._started_s + self._patience_s

@@ -195,6 +195,7 @@ class ReplicaStatus:
         node: where it runs, None where that is not known.
         reads: the layouts of snapshots that it reads, see `state.SNAPSHOT_FORMATS`.
         learner: `LearnerArgs.digest` of the learner that it would create.
+        asked: `PollReply.asked` of the last answer that it has had: what it tells is of after that.
     """
 
     id: str
@@ -214,6 +215,7 @@ class ReplicaStatus:
     node: Node | None = None
     reads: tuple[int, ...] = (1,)
     learner: str = ""
+    asked: int = 0
 
 
 Wait = Literal["logged", "applied", "published"]
@@ -224,12 +226,14 @@ Wait = Literal["logged", "applied", "published"]
 class PollReply:
     """The newest published version; `refs` holds its snapshot, or nothing if the caller has it or cannot read it.
 
-    The reference travels in a list so that Ray does not resolve it on the way.
+    The reference travels in a list so that Ray does not resolve it on the way. `asked` counts how often the learner
+    has asked its replicas how far they are.
     """
 
     epoch: int
     version: int
     refs: list[Any]
+    asked: int = 0
 
 
 @message

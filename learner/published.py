@@ -28,7 +28,9 @@ class Published:
         self._changed = changed
         self._store = store
         self._newest: tuple[HeadSnapshot, dict[int, Any]] | None = None
-        self._asked = 0
+        # Goes on from one learner to the next, as epochs do.
+        self.asked = learner.log.epoch << 32
+        """How often replicas were asked how far they are."""
 
     @property
     def version(self) -> int | None:
@@ -61,16 +63,22 @@ class Published:
             refs[wanted] = self._store(snapshot.in_format(wanted))
         return snapshot.order, [refs[wanted]]
 
-    async def wait_for_newer(self, have: tuple[int, int], timeout_s: float) -> None:
-        """Wait until another version than the caller's is the newest, or until it is asked to poll again."""
-        asked = self._asked
+    async def wait_for_newer(self, have: tuple[int, int], timeout_s: float, *, asked: int = 0) -> None:
+        """Wait until another version than the caller's is the newest, or until it is asked how far it is.
+
+        Args:
+            have: (epoch, version) of the caller's.
+            timeout_s: at most so long.
+            asked: how often it was asked when it told; 0 if it has not been yet.
+        """
+        known = asked or self.asked
         await self._changed.wait_until(
-            lambda: self._asked != asked or (self._newest is not None and self._newest[0].order != have), timeout_s
+            lambda: self.asked != known or (self._newest is not None and self._newest[0].order != have), timeout_s
         )
 
     def ask_to_poll_again(self) -> None:
-        """Whoever waits for a newer version is answered, so that it polls again and tells how it is now."""
-        self._asked += 1
+        """Whoever waits for a newer version is answered, so that it polls again and tells how far it is now."""
+        self.asked += 1
         self._changed.notify()
 
     async def wait_until_applied(self, seq: int) -> bool:

@@ -168,8 +168,11 @@ def test_a_poll_waits_for_a_newer_version_and_confirms_the_one_it_was_asked_with
     assert ray.get(newer.refs[0]).bias[1] > ray.get(first.refs[0]).bias[1]
 
 
-def test_replicas_are_asked_to_poll_again_when_a_decision_is_missing(learner: Any) -> None:
+def test_replicas_are_asked_to_poll_again_when_a_decision_is_missing(
+    args: LearnerArgs, create: Callable[[LearnerArgs], Any]
+) -> None:
     """What its replica says then settles whether the decision is on its way or was never made."""
+    learner = create(with_settings(args, heartbeat_s=30.0, decision_wait_s=30.0))
     current = poll(learner, status())
     have = replace(status(current.epoch, current.version), texts=7)
     waiting = learner.poll.options(concurrency_group="polls").remote(have, 60.0)
@@ -177,8 +180,12 @@ def test_replicas_are_asked_to_poll_again_when_a_decision_is_missing(learner: An
     wait_for(lambda: any(told["texts"] == have.texts for told in ray.get(describe.remote())["replicas"]))
     item = RewardItem(uids=(1,), rewards=(1.0,), decision_id=f"{have.incarnation}-99999")
     asked = learner.add_rewards.options(concurrency_group="reports").remote([item], "logged", 5.0)
-    assert ray.get(waiting, timeout=10).version == current.version
-    poll(learner, have, 0.0)
+    answer = ray.get(waiting, timeout=10)
+    assert answer.version == current.version
+    # What was on its way does not count; only what is told after that.
+    poll(learner, replace(have, texts=8), 0.0)
+    assert ray.wait([asked], timeout=0.5)[0] == []
+    poll(learner, replace(have, asked=answer.asked), 0.0)
     reply = ray.get(asked, timeout=10)
     assert [rejection.code for rejection in reply.report.rejected] == ["unknown_decision"]
 

@@ -2,8 +2,8 @@ from learner.fleet import Fleet
 from learner.protocol import ReplicaStatus
 
 
-def status(name, issued=0, buffered=0):
-    return ReplicaStatus(name, 1, f"life_of_{name}", issued, 0, 0, None, 0, 0, buffered)
+def status(name, issued=0, buffered=0, asked=0):
+    return ReplicaStatus(name, 1, f"life_of_{name}", issued, 0, 0, None, 0, 0, buffered, asked=asked)
 
 
 class Clock:
@@ -29,8 +29,8 @@ def test_a_replica_is_there_for_three_heartbeats_after_it_was_heard_of():
     assert len(fleet) == 1
 
 
-def may_send(fleet, *counters, asked_s=0.0, takes_over=False):
-    return [n for n in counters if fleet.may_send(f"life_of_a-{n}", asked_s, takes_over=takes_over)]
+def may_send(fleet, *counters, asked=1, takes_over=False):
+    return [n for n in counters if fleet.may_send(f"life_of_a-{n}", asked, takes_over=takes_over)]
 
 
 def test_a_replica_may_send_what_it_has_made_and_keeps_still():
@@ -38,21 +38,21 @@ def test_a_replica_may_send_what_it_has_made_and_keeps_still():
     fleet = Fleet(2.0, clock=clock)
     assert may_send(fleet, 0, 1, 9) == []
     # It had made seven when it told so, of which three were not taken yet.
-    fleet.note(status("a", issued=7, buffered=3))
-    assert may_send(fleet, 0, 4, 5, 7, 8, asked_s=100.0) == [5, 7]
-    # Since then it may have made any number more.
-    assert may_send(fleet, 0, 4, 5, 7, 8, 999, asked_s=100.5) == [5, 7, 8, 999]
+    fleet.note(status("a", issued=7, buffered=3, asked=4))
+    assert may_send(fleet, 0, 4, 5, 7, 8, asked=4) == [5, 7]
+    # Asked once more, it may have made any number more, whenever what it told came.
+    assert may_send(fleet, 0, 4, 5, 7, 8, 999, asked=5) == [5, 7, 8, 999]
     clock.now_s = 101.0
-    fleet.note(status("a", issued=7, buffered=0))
-    assert may_send(fleet, 5, 7, 8, 999, asked_s=100.5) == []
+    fleet.note(status("a", issued=7, buffered=0, asked=5))
+    assert may_send(fleet, 5, 7, 8, 999, asked=5) == []
     clock.now_s = 107.5
-    assert may_send(fleet, 8, asked_s=107.5) == []
+    assert may_send(fleet, 8, asked=6) == []
 
 
 def test_ids_that_no_replica_gives_are_not_waited_for():
     fleet = Fleet(2.0, clock=Clock())
     fleet.note(status("a", issued=7, buffered=7))
-    assert not any(fleet.may_send(name, 200.0, takes_over=False) for name in ("", "life_of_a", "life_of_b-3", "x"))
+    assert not any(fleet.may_send(name, 1, takes_over=False) for name in ("", "life_of_a", "life_of_b-3", "x"))
 
 
 def test_who_takes_over_waits_for_anyone_s_decisions_until_all_can_have_polled():
@@ -62,7 +62,7 @@ def test_who_takes_over_waits_for_anyone_s_decisions_until_all_can_have_polled()
     assert may_send(fleet, 1, takes_over=False) == []
     fleet.note(status("b", issued=2))
     assert may_send(fleet, 1, takes_over=True) == [1]
-    fleet.note(status("a", issued=2))
+    fleet.note(status("a", issued=2, asked=1))
     assert may_send(fleet, 1, takes_over=True) == []
     clock.now_s = 106.0
-    assert not fleet.may_send("life_of_c-1", 0.0, takes_over=True)
+    assert not fleet.may_send("life_of_c-1", 1, takes_over=True)

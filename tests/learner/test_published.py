@@ -99,3 +99,15 @@ async def test_whoever_waits_for_a_newer_version_may_be_asked_to_poll_again(gate
     gate.published.ask_to_poll_again()
     async with asyncio.timeout(PATIENCE_S):
         await waiting
+
+
+async def test_who_was_on_its_way_when_it_was_asked_is_answered_at_once(gate):
+    gate.publish()
+    before = gate.published.asked
+    gate.published.ask_to_poll_again()
+    async with asyncio.timeout(PATIENCE_S):
+        await gate.published.wait_for_newer(gate.published.order, NEVER_S, asked=before)
+
+
+def test_how_often_was_asked_goes_on_with_the_epoch(gate):
+    assert gate.published.asked >= gate.learner.log.epoch << 32
