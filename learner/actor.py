@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 CONCURRENCY_GROUPS = {"polls": 4096, "reports": 1024, "operator": 16}
 _REPLIES_PER_S = 2000
+_ARRIVES_WITHIN_S = 0.1
 _LAST_WORDS_S = 5.0
 
 T = TypeVar("T")
@@ -339,18 +341,23 @@ class LearnerActor:
     async def _log_rewards(self, items: Sequence[RewardItem], follow: Follow) -> RewardReport:
         # What a replica tells once it has been asked again covers all that it had made before this report came.
         asked = self._published.asked + 1
-        deadline_s = time.monotonic() + self._args.config.decision_wait_s
+        started_s = time.monotonic()
+        # Nearly all that was made arrives by itself, and no replica has to be asked.
+        ask_at_s, deadline_s = started_s + _ARRIVES_WITHIN_S, started_s + self._args.config.decision_wait_s
         ids = {item.decision_id for item in items if item.decision_id is not None}
         while True:
             arrived, expected = self._decision_batches, self._expected(ids, asked)
             try:
                 return await self._commit(follow(self._learner.stage_rewards(items, expected)))
             except DecisionPendingError:
-                self._published.ask_to_poll_again()
-                left_s = deadline_s - time.monotonic()
-                has_news = partial(self._has_news, ids, asked, arrived, expected)
-                if not await self._heard.wait_until(has_news, max(left_s, 0.0)):
+                now_s = time.monotonic()
+                if now_s >= deadline_s:
                     raise
+                if now_s >= ask_at_s:
+                    self._published.ask_to_poll_again()
+                    ask_at_s = math.inf
+                has_news = partial(self._has_news, ids, asked, arrived, expected)
+                await self._heard.wait_until(has_news, min(ask_at_s, deadline_s) - now_s)
 
     def _has_news(self, ids: set[str], asked: int, arrived: int, expected: set[str]) -> bool:
         return self._decision_batches != arrived or self._expected(ids, asked) != expected

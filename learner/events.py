@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -196,7 +197,11 @@ class Reported:
     authors: dict[int, str] = field(default_factory=dict)
     assumed: set[int] = field(default_factory=set)
 
-    def note(self, uid: int, reward: float, author: str, *, assumed: bool) -> None:
-        """A reward is logged. A report replaces what was assumed."""
-        self.rewards[uid], self.authors[uid] = reward, author
-        (self.assumed.add if assumed else self.assumed.discard)(uid)
+    def note(self, uids: Sequence[int], rewards: Sequence[float], author: str, *, assumed: bool) -> None:
+        """Rewards are logged. A report replaces what was assumed."""
+        self.rewards.update(zip(uids, rewards, strict=True))
+        self.authors.update(dict.fromkeys(uids, author))
+        if assumed:
+            self.assumed.update(uids)
+        elif self.assumed:
+            self.assumed.difference_update(uids)

@@ -91,8 +91,7 @@ class MemoryEventLog:
                 del self._reward_ids[next(iter(self._reward_ids))]
         else:
             reported = self._reports.setdefault(str(event.decision_id), Reported(at_s))
-        for uid, reward in zip(event.uids, event.rewards, strict=True):
-            reported.note(uid, reward, event.author, assumed=event.outcome is Outcome.DEFAULT)
+        reported.note(event.uids, event.rewards, event.author, assumed=event.outcome is Outcome.DEFAULT)
 
     def refresh(self) -> None:
         """See `EventLog`."""

@@ -202,11 +202,11 @@ class RewardJoin:
         ]
         if not missing:
             return None
-        for uid in missing:
-            reported.note(uid, reward, DEFAULT_AUTHOR, assumed=True)
+        rewards = (reward,) * len(missing)
+        reported.note(missing, rewards, DEFAULT_AUTHOR, assumed=True)
         return RewardEvent(
             uids=tuple(missing),
-            rewards=(reward,) * len(missing),
+            rewards=rewards,
             outcome=Outcome.DEFAULT,
             embedding=embedding,
             decision_id=decision_id,
@@ -281,13 +281,13 @@ class _Joining:
         return Outcome.LATE if is_late else Outcome.LEARNED
 
     def _take(self, item: RewardItem, reported: Reported, outcome: Outcome, fresh: list[tuple[int, float]]) -> None:
-        for uid, reward in fresh:
-            reported.note(uid, reward, item.author, assumed=False)
+        uids, rewards = zip(*fresh, strict=True)
+        reported.note(uids, rewards, item.author, assumed=False)
         embedding = item.embedding if item.decision_id is None else self._embeddings[item.decision_id]
         self.result.events.append(
             RewardEvent(
-                uids=tuple(uid for uid, _ in fresh),
-                rewards=tuple(reward for _, reward in fresh),
+                uids=uids,
+                rewards=rewards,
                 outcome=outcome,
                 embedding=embedding,
                 decision_id=item.decision_id,

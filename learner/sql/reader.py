@@ -92,7 +92,7 @@ class SqlLogReader:
             if key not in known and column is rewards.c.decision_id:
                 continue
             reported = known.setdefault(key, Reported(logged_s))
-            reported.note(uid, reward, from_text(author), assumed=bool(assumed))
+            reported.note((uid,), (reward,), from_text(author), assumed=bool(assumed))
 
     def embeddings(self, decision_ids: Sequence[str]) -> dict[str, NDArray[np.float16] | None]:
         """See `EventLog`."""
