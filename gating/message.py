@@ -17,21 +17,21 @@ def message(cls: type[T]) -> type[T]:
     way, by position, would leave a missing field unset.
     """
     made: Any = dataclass(frozen=True, slots=True)(cls)
-    made.__getstate__ = _get_state
-    made.__setstate__ = _set_state
+    # Once, for thousands are pickled in a second.
+    known = {each.name: each for each in fields(made)}
+
+    def get_state(self: Any) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in known}
+
+    def set_state(self: Any, state: dict[str, Any]) -> None:
+        for name, each in known.items():
+            value = state[name] if name in state else _default_of(self, each)
+            # The dataclass is frozen for everyone else.
+            object.__setattr__(self, name, value)
+
+    made.__getstate__, made.__setstate__ = get_state, set_state
     result: type[T] = made
     return result
-
-
-def _get_state(self: Any) -> dict[str, Any]:
-    return {each.name: getattr(self, each.name) for each in fields(self)}
-
-
-def _set_state(self: Any, state: dict[str, Any]) -> None:
-    for each in fields(self):
-        value = state[each.name] if each.name in state else _default_of(self, each)
-        # The dataclass is frozen for everyone else.
-        object.__setattr__(self, each.name, value)
 
 
 def _default_of(self: Any, missing: Field[Any]) -> Any:

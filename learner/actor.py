@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,6 +56,9 @@ CONCURRENCY_GROUPS = {"polls": 4096, "reports": 1024, "operator": 16}
 _REPLIES_PER_S = 2000
 _ARRIVES_WITHIN_S = 0.1
 _LAST_WORDS_S = 5.0
+_SWITCH_INTERVAL_S = 1e-4
+"""The learning thread lets others go first at each of some hundred operations a batch; at Python's usual 5 ms it would
+wait for so long each time that another is busy."""
 
 T = TypeVar("T")
 
@@ -66,6 +70,7 @@ class LearnerActor:
         # The learning thread is one core's work; more threads would only take from the replicas. Replaying the log
         # gives the same bits only with the same number.
         torch.set_num_threads(1)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         keep_freed_memory()
         self._args = args
         # Now, for the code on the disk may change while this runs.

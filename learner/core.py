@@ -228,7 +228,7 @@ class Learner(Ingest):
 
     def learn(self) -> int:
         """Learn the next batch of events, for the learning thread only. Returns how many events it took."""
-        batch = self._take()
+        batch = self.backlog.take()
         with self._state_lock:
             self._selections.count(self._learning.state)
             if batch is None:

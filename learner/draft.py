@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .event_log import Commit
-from .events import Decision, Event, Publish, RewardEvent
+from .events import Decision, Event, Publish, RewardEvent, placed
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Draft:
         for batch in _batches(self.events, batch_limit):
             first = self.after_seq + len(events) + 1
             last = first + len(batch) - 1
-            events += [replace(event, seq=first + offset, batch=last) for offset, event in enumerate(batch)]
+            events += [placed(event, first + offset, last) for offset, event in enumerate(batch)]
         return Commit(
             at_s=self.at_s,
             decisions=self.decisions,

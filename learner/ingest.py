@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import ChainMap, Counter, deque
+from collections import ChainMap, Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from gating.message import message
 from gating.metagraph import MetagraphView, plan_resync
 
+from .backlog import Backlog
 from .config import LearnerConfig
 from .draft import Draft, Stage
 from .errors import (
@@ -34,7 +34,6 @@ from .event_log import EventLog
 from .events import (
     Action,
     Decision,
-    Event,
     OperatorEvent,
     Outcome,
     Publish,
@@ -97,6 +96,7 @@ class Ingest:
         state: LearnerState,
         on_decisions: Callable[[Sequence[Decision]], None],
     ) -> None:
+        self.backlog = Backlog(state.version)
         self.config = config
         self.dim = dim
         self.fingerprint = fingerprint
@@ -116,9 +116,6 @@ class Ingest:
             counted_after_s=log.last_time_s or -math.inf,
         )
         self._network = Network(state.view, state.tenures.copy())
-        self._queue: deque[list[Event]] = deque()
-        self._waiting = 0
-        self._queued_until = state.version
         # The last decision that came from each replica; a replica sends its decisions in order.
         self._latest: dict[str, int] = {}
         # Decisions whose embedding is being erased: no more rewards are joined to them.
@@ -138,7 +135,7 @@ class Ingest:
     @property
     def has_work(self) -> bool:
         """Whether events wait to be learned."""
-        return bool(self._queue)
+        return len(self.backlog) > 0
 
     def commit(self, stages: Sequence[Stage[Any]]) -> list[Any]:
         """Log what many callers want in one transaction.
@@ -210,8 +207,8 @@ class Ingest:
         self._check_width(item.embedding for item in items)
 
         def stage(draft: Draft) -> RewardReport:
-            if self._waiting + len(draft.events) > _MOST_WAITING:
-                raise OverloadedError(f"{self._waiting} events wait to be learned; send the request again later")
+            if len(self.backlog) + len(draft.events) > _MOST_WAITING:
+                raise OverloadedError(f"{len(self.backlog)} events wait to be learned; send the request again later")
             result = self._join.join(
                 items,
                 self._network,
@@ -330,7 +327,7 @@ class Ingest:
 
         def stage(draft: Draft) -> bool:
             reward = self.config.default_reward
-            if reward is None or self._waiting + len(draft.events) >= _DEFAULTS_BEFORE:
+            if reward is None or len(self.backlog) + len(draft.events) >= _DEFAULTS_BEFORE:
                 return False
             due = self.log.unrewarded(draft.at_s - self.config.reward_window_s, _DEFAULTS_AT_ONCE)
             ids = [chosen.decision_id for chosen in due]
@@ -400,8 +397,8 @@ class Ingest:
             self._doubtful = draft
             raise
         self._trust.observe(commit.events, draft.at_s)
-        self._enqueue(commit.events)
         self._took(draft.decisions)
+        self.backlog.add(commit.events)
 
     def _settle_doubt(self) -> None:
         """After a commit that failed: learn what it has written all the same."""
@@ -410,44 +407,24 @@ class Ingest:
             return
         self.log.refresh()
         was_written = self.log.last_seq > draft.after_seq
-        for batch in self.log.batches(self._queued_until):
+        written, _ = self.log.find([decision.id for decision in draft.decisions], [])
+        self._took([decision for decision in draft.decisions if decision.id in written])
+        for batch in self.log.batches(self.backlog.until):
             for event in batch:
                 if isinstance(event, ResyncEvent):
                     plan = plan_resync(self._network.view, event.view, on_hotkey_swap=event.on_hotkey_swap)
                     self._network = self._network.after(event.view, plan, event.seq)
             self._trust.observe(batch, draft.at_s)
-            self._enqueue(batch)
-        written, _ = self.log.find([decision.id for decision in draft.decisions], [])
-        self._took([decision for decision in draft.decisions if decision.id in written])
+            self.backlog.add(batch)
         if was_written or written:
             self.counters.update(+draft.counters)
         self._doubtful = None
-
-    def _enqueue(self, events: Sequence[Event]) -> None:
-        remaining = deque(events)
-        while remaining:
-            last = remaining[0].batch
-            batch = list(islice(remaining, last - remaining[0].seq + 1))
-            for _ in batch:
-                remaining.popleft()
-            self._queue.append(batch)
-            self._waiting += len(batch)
-            self._queued_until = last
 
     def _took(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
             incarnation, counter = split_decision_id(decision.id)
             self._latest[incarnation] = max(counter, self._latest.get(incarnation, 0))
         self._on_decisions(decisions)
-
-    def _take(self) -> list[Event] | None:
-        """The next batch to learn, None if there is none."""
-        with self._ingest_lock:
-            if not self._queue:
-                return None
-            batch = self._queue.popleft()
-            self._waiting -= len(batch)
-            return batch
 
     def _check_width(self, embeddings: Iterable[NDArray[np.float16] | None]) -> None:
         for embedding in embeddings:

@@ -265,7 +265,7 @@ class Learning:
         if losses is None:
             self._learn_one_by_one(whole, batch)
             return
-        self._count(whole)
+        self._count(whole, batch)
         self.progress.add_losses(losses.tolist(), whole[-1].seq)
         self._learn_in_shadows(batch)
 
@@ -277,7 +277,7 @@ class Learning:
                 self.state.held[event.seq] = Held.NON_FINITE
                 logger.error("quarantined seq=%d decision_id=%s", event.seq, event.decision_id)
             else:
-                self._count([event])
+                self._count([event], batch.only(index))
                 self.progress.add_losses(losses.tolist(), event.seq)
                 self._learn_in_shadows(batch.only(index))
         self.state.held = dict(sorted(self.state.held.items()))
@@ -293,13 +293,12 @@ class Learning:
                 else:
                     self.progress.add_shadow_losses(label, losses.tolist())
 
-    def _count(self, events: Sequence[RewardEvent]) -> None:
-        statistics = self.state.statistics
-        for event in events:
-            for uid, reward in zip(event.uids, event.rewards, strict=True):
-                statistics.rewards[uid] += 1
-                statistics.reward_sum[uid] += reward
-            self.progress.rewards.append(sum(event.rewards) / len(event.rewards))
+    def _count(self, events: Sequence[RewardEvent], batch: LearnBatch) -> None:
+        """Count rewards that were learned; `batch` is what the rule was given of the events."""
+        statistics, uids = self.state.statistics, batch.uids.numpy()
+        np.add.at(statistics.rewards, uids, 1)
+        np.add.at(statistics.reward_sum, uids, [reward for event in events for reward in event.rewards])
+        self.progress.rewards.extend(sum(event.rewards) / len(event.rewards) for event in events)
 
 
 def initial_state(rule: Rule, view: MetagraphView, dim: int, seed: int) -> LearnerState:

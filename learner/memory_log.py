@@ -224,6 +224,13 @@ def _chosen(row: int, decision: Decision) -> Chosen:
 
 
 def _copy(reported: Reported) -> Reported:
-    return replace(
-        reported, rewards=dict(reported.rewards), authors=dict(reported.authors), assumed=set(reported.assumed)
+    return Reported(
+        reported.at_s,
+        reported.epoch,
+        reported.version,
+        reported.uids,
+        reported.hotkeys,
+        dict(reported.rewards),
+        dict(reported.authors),
+        set(reported.assumed),
     )

@@ -195,7 +195,7 @@ def digest(learner: Learner) -> bytes:
         [
             state_digest(learner._learning.state),
             learner.view,
-            list(learner._queue),
+            list(learner.backlog._batches),
             dict(learner._latest),
             dict(learner.counters),
             learner._learning.progress,

@@ -91,6 +91,29 @@ def test_whatever_waits_goes_into_one_commit(open_office):
     assert {event.batch for event in events_of(office.learner)} == {7}
 
 
+def test_while_there_is_plenty_to_learn_what_comes_is_gathered(open_office, monkeypatch):
+    monkeypatch.setattr("learner.group_commit._GATHER_S", NEVER_S)
+    office = open_office()
+    office.committer.start()
+    office.report("r-1").result(PATIENCE_S)
+    wait, gathers = office.learner.backlog.wait_until_taken, threading.Event()
+    monkeypatch.setattr(office.learner.backlog, "wait_until_taken", lambda at_most_s: (gathers.set(), wait(at_most_s)))
+    futures = [office.report("r-2")]
+    assert gathers.wait(PATIENCE_S)
+    futures += [office.report(f"r-{index}") for index in range(3, 6)]
+    assert office.log.commits == 1
+    learn_all(office.learner)
+    assert [future.result(PATIENCE_S).seq for future in futures] == [2, 3, 4, 5]
+    assert [event.batch for event in events_of(office.learner)] == [1, 5, 5, 5, 5]
+
+
+def test_what_comes_is_logged_though_nothing_is_learned(open_office):
+    office = open_office()
+    office.committer.start()
+    assert [office.report(f"r-{index}").result(PATIENCE_S).seq for index in range(3)] == [1, 2, 3]
+    assert (office.learner.version, office.log.commits) == (0, 3)
+
+
 def test_a_commit_takes_no_more_callers_than_it_may(open_office, monkeypatch):
     monkeypatch.setattr("learner.group_commit._MOST_AT_ONCE", 3)
     office = open_office()

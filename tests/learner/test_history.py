@@ -239,8 +239,8 @@ class HistoryMachine(RuleBasedStateMachine):
         if not hasattr(self, "learner") or self.learner._doubtful is not None:
             return
         learner, events = self.learner, events_of(self.learner)
-        assert learner.version + sum(map(len, learner._queue)) == self.log.last_seq == len(events)
-        assert learner._waiting == sum(map(len, learner._queue))
+        assert learner.version + len(learner.backlog) == self.log.last_seq == len(events)
+        assert len(learner.backlog) == sum(map(len, learner.backlog._batches))
         views = [START, *(event.view for event in events if isinstance(event, ResyncEvent))]
         assert learner.view == views[-1]
         after, decisions = self.started_at
