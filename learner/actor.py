@@ -369,7 +369,7 @@ class LearnerActor:
 
     def _expected(self, decision_ids: Iterable[str], asked: int) -> set[str]:
         """Which of these decisions may still be on their way."""
-        return {one for one in decision_ids if self._replicas.may_send(one, asked, takes_over=self._takes_over)}
+        return self._replicas.expected(decision_ids, asked, takes_over=self._takes_over)
 
     def _publish(self, snapshot: HeadSnapshot) -> None:
         self._published.put(snapshot)

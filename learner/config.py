@@ -263,7 +263,7 @@ class LearnerConfig(StrictModel):
     """How far each author's rewards are believed."""
     publish_interval_ms: float = Field(50.0, ge=1, le=60_000)
     """Least time between two published versions."""
-    batch_rewards: int = Field(1024, ge=1, le=65_536)
+    batch_rewards: int = Field(2048, ge=1, le=65_536)
     """Most reward events learned in one step; what is logged together is learned together."""
     reward_range: tuple[float, float] = (0.0, 1.0)
     """Least and greatest reward that is accepted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .events import split_decision_id
 from .protocol import ReplicaStatus
@@ -45,18 +45,26 @@ class Fleet:
         """What those who are there have told."""
         return [status for _, status in self.live()]
 
-    def may_send(self, decision_id: str, asked: int, *, takes_over: bool) -> bool:
-        """Whether a decision that has not come may still be on its way. A replica sends its decisions in order.
+    def expected(self, decision_ids: Iterable[str], asked: int, *, takes_over: bool) -> set[str]:
+        """Which of these decisions, none of which has come, may be on their way. A replica sends its own in order.
 
         Args:
-            decision_id: which.
-            asked: from this `PollReply.asked` on, what its replica tells is of after somebody asked for the decision.
+            decision_ids: which.
+            asked: from this `PollReply.asked` on, what a replica tells is of after somebody asked for the decisions.
                 The time at which it was heard would not do: it may have been on its way for long.
             takes_over: whether there was another learner before this one, which replicas may still talk to.
         """
-        incarnation, counter = split_decision_id(decision_id)
-        for _, status in self.live():
-            if status.incarnation == incarnation:
-                is_made = counter <= status.issued or status.asked < asked
-                return is_made and counter > status.issued - status.buffered_decisions
-        return takes_over and self._clock() < self._started_s + self._patience_s
+        told = {status.incarnation: status for status in self.told_lately()}
+        of_strangers = takes_over and self._clock() < self._started_s + self._patience_s
+        expected = set()
+        for decision_id in decision_ids:
+            incarnation, counter = split_decision_id(decision_id)
+            status = told.get(incarnation)
+            if of_strangers if status is None else _may_send(status, counter, asked):
+                expected.add(decision_id)
+        return expected
+
+
+def _may_send(status: ReplicaStatus, counter: int, asked: int) -> bool:
+    is_made = counter <= status.issued or status.asked < asked
+    return is_made and counter > status.issued - status.buffered_decisions

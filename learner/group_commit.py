@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST_AT_ONCE = 512
-_GATHER_S = 0.02
+_GATHER_S = 0.05
 
 
 class GroupCommitter(threading.Thread):

@@ -67,12 +67,12 @@ def fitted(
     noise, ridge = now
     for _ in range(_STEPS):
         # In float32, as where the ridge is used, since this is what takes the time.
-        gain = torch.cholesky_inverse(factored(sums.gram.clone(), ridge))
-        weight = (gain.double() @ (wide.target + ridge * centre)[:, :, None])[:, :, 0]
+        gain = torch.cholesky_inverse(factored(sums.gram.clone(), ridge)).double()
+        weight = (gain @ (wide.target + ridge * centre)[:, :, None])[:, :, 0]
         explained = (wide.gram @ weight[:, :, None])[:, :, 0]
         left_over = squares.double().sum() - (weight * (2.0 * wide.target - explained)).sum()
-        fitted_inputs = (gain.double() * wide.gram).sum()
-        apart = ((weight - centre) ** 2).sum() + noise * gain.double().diagonal(dim1=1, dim2=2).sum()
+        fitted_inputs = (gain * wide.gram).sum()
+        apart = ((weight - centre) ** 2).sum() + noise * gain.diagonal(dim1=1, dim2=2).sum()
         spread = (apart / width + _PRIOR_UIDS * noise / usual) / (len(counts) + _PRIOR_UIDS)
         noise = max(float((left_over + noise * fitted_inputs) / total), _LEAST_NOISE)
         ridge = min(max(noise / float(spread), WEAKEST), STRONGEST)

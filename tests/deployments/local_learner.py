@@ -122,7 +122,7 @@ class LocalLearner:
     async def add_rewards(self, items: Sequence[RewardItem], wait: Wait, timeout_s: float) -> RewardReply:
         self._check_here()
         ids = [item.decision_id for item in items if item.decision_id is not None]
-        expected = [one for one in ids if self._fleet.may_send(one, 1, takes_over=False)]
+        expected = self._fleet.expected(ids, 1, takes_over=False)
         report = self.core.add_rewards(items, expected)
         if self.learns_at_once:
             self.learn()
