@@ -2,9 +2,9 @@
 
 python -m benchmarks.durable [--decisions 51200]
 
-N = 256, D = 384, k = 4, the default rule. Calls of 256 decisions' rewards each, as replicas under load send them, 16 on
-the way at a time; a reward counts once the state has it (`wait: applied`). The decisions are in the log before. On SQLite
-every acknowledgement has been synced to the disk (WAL, synchronous=FULL).
+N = 256, D = 384, k = 4, the default rule. Calls of 256 decisions' rewards each, as replicas under load send them, 16
+on the way at a time; a reward counts once the state has it (`wait: applied`). The decisions are in the log before. On
+SQLite every acknowledgement has been synced to the disk (WAL, synchronous=FULL).
 """
 
 from __future__ import annotations
