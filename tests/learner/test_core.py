@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -508,3 +509,18 @@ def test_the_row_of_a_swapped_hotkey_is_kept_or_reset_as_configured_and_replayed
     again = build_learner(view=before, log=learner.log)
     assert head_bits(again) == head_bits(learner)
     assert state_digest(replay(learner)) == state_digest(state_of(learner))
+
+
+def test_learning_does_not_wait_for_a_commit_that_goes_on():
+    learner = build_learner()
+    decide(learner, decision("i-1"))
+    learner.add_rewards([reward("i-1", {0: 1.0, 1: 0.0})])
+    learned = []
+
+    def learn_meanwhile(_draft):
+        learning = threading.Thread(target=lambda: learned.append(learner.learn()), daemon=True)
+        learning.start()
+        learning.join(20.0)
+
+    learner.commit([learn_meanwhile])
+    assert learned == [1]
