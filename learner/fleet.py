@@ -60,7 +60,8 @@ class Fleet:
         for decision_id in decision_ids:
             incarnation, counter = split_decision_id(decision_id)
             status = told.get(incarnation)
-            if of_strangers if status is None else _may_send(status, counter, asked):
+            may_come = of_strangers if status is None else _may_send(status, counter, asked)
+            if may_come:
                 expected.add(decision_id)
         return expected
 
