@@ -30,6 +30,7 @@ from tests.deploy.manifests import (
 RENDERED = {name: render(name) for name in CLUSTERS}
 EVERY_CLUSTER = pytest.mark.parametrize("documents", RENDERED.values(), ids=RENDERED)
 _SERVE_DRAINS_S = 35
+_LABELS_OF_KUBERAY = ("app.kubernetes.io/name", "app.kubernetes.io/created-by")
 
 
 def names_set_for_ray(monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -113,6 +114,14 @@ def test_the_head_can_be_lost(documents: list[Document]) -> None:
     assert container["env"][0]["valueFrom"] == options["redisPassword"]["valueFrom"]
     assert redis["spec"]["selector"].items() <= stateful["spec"]["template"]["metadata"]["labels"].items()
     assert stateful["spec"]["volumeClaimTemplates"]
+
+
+@EVERY_CLUSTER
+def test_a_pod_has_no_other_value_of_a_label_by_which_kuberay_finds_it(documents: list[Document]) -> None:
+    # A RayService's own head service selects by the values that KubeRay gives, whatever the template says.
+    for group in ray_groups(documents).values():
+        labels = group["template"]["metadata"]["labels"]
+        assert not [name for name in labels if name in _LABELS_OF_KUBERAY or name.startswith("ray.io/")]
 
 
 @EVERY_CLUSTER
