@@ -230,6 +230,12 @@ def test_secrets_are_only_referred_to(documents: list[Document]) -> None:
         assert {"secretRef": {"name": "tidegate-postgres"}} in container_of(group)["envFrom"]
 
 
+def test_the_certificates_that_the_documentation_has_postgresql_checked_against_are_a_file() -> None:
+    # psycopg brings an OpenSSL of its own, which looks for those of the system where there are none.
+    told = re.findall(r"PGSSLROOTCERT=(\S+)", (ROOT / "docs" / "deploy.md").read_text("utf-8"))
+    assert told == ["/etc/ssl/certs/ca-certificates.crt"]
+
+
 @EVERY_CLUSTER
 def test_what_the_serve_config_names_is_mounted_in_every_pod(documents: list[Document]) -> None:
     args = args_of(documents)
