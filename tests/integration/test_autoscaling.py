@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
+import os
+import signal
 import statistics
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -62,6 +66,28 @@ class Load:
                 stopping.wait(self._pause_s)
 
 
+class Upload:
+    """A request whose body takes its time to come: Serve counts it, and it is nothing yet that an engine could do.
+
+    Args:
+        url: of the service.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60.0)
+        self._connection.putrequest("POST", "/v1/score")
+        self._connection.putheader("Content-Type", "application/json")
+        self._connection.putheader("Content-Length", "2")
+        self._connection.endheaders(b"{")
+
+    def end(self) -> int:
+        """Send the rest, of which no request comes; the status of the answer."""
+        self._connection.send(b"?")
+        status = self._connection.getresponse().status
+        self._connection.close()
+        return status
+
+
 def start(start_service: Callable[..., Service], **policy: Any) -> Service:
     """A service that may have two replicas."""
     autoscaling = {
@@ -86,6 +112,11 @@ def replicas(service: Service) -> list[dict[str, Any]]:
     return told
 
 
+def requests_counted(service: Service) -> float:
+    """How many requests are under way, as Serve's controller has it."""
+    return sum(value for name, value in service.metrics().items() if "serve_autoscaling_total_requests" in name)
+
+
 def delay_ms(told: list[dict[str, Any]]) -> float | None:
     """What waits, at the speed of the replicas: what the policy goes by. None before all have shown their speed."""
     if any(replica["tokens_per_s"] is None for replica in told):
@@ -94,10 +125,28 @@ def delay_ms(told: list[dict[str, Any]]) -> float | None:
     return float(1000 * sum(replica["queued_tokens"] for replica in told) / speed)
 
 
-def test_load_brings_replicas_until_the_delay_is_under_the_target_and_they_go_with_it(
-    start_service: Callable[..., Service],
-) -> None:
-    service = start(start_service, target_delay_ms=TARGET_MS)
+@pytest.fixture(scope="module")
+def by_delay(start_service: Callable[..., Service]) -> Service:
+    """A service whose replicas follow the delay."""
+    return start(start_service, target_delay_ms=TARGET_MS, target_ongoing_requests=1)
+
+
+def test_while_no_replica_tells_how_it_is_doing_requests_are_counted_as_serve_does(by_delay: Service) -> None:
+    uploads = [Upload(by_delay.url) for _ in range(3)]
+    wait_for(lambda: requests_counted(by_delay) == len(uploads))
+    [stuck] = by_delay.replica_pids()
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        # The delay, as last told, is nothing: what is known is that there were three requests, where one is the target.
+        wait_for(lambda: len(by_delay.replica_pids()) == 2, every_s=0.2)
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+    assert {upload.end() for upload in uploads} == {httpx.codes.BAD_REQUEST}
+    wait_for(lambda: len(by_delay.replica_pids()) == len(replicas(by_delay)) == 1, timeout_s=120)
+
+
+def test_load_brings_replicas_until_the_delay_is_under_the_target_and_they_go_with_it(by_delay: Service) -> None:
+    service = by_delay
     load, lone = Load(service.url), Load(service.url, pause_s=0.5)
     # This one stays when the load goes, so that a replica that stops has requests as well.
     lone.add()
