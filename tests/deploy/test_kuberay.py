@@ -179,6 +179,17 @@ def test_every_pod_ends_later_than_serve_has_drained(documents: list[Document]) 
 
 
 @EVERY_CLUSTER
+def test_a_worker_that_ends_has_the_time_to_hand_its_replicas_on(documents: list[Document]) -> None:
+    a_replica_starts_s = 20
+    groups = ray_groups(documents)
+    for group in (groups["cpu"], groups["gpu"]):
+        env = {one["name"]: one["value"] for one in container_of(group)["env"]}
+        [_sleep, seconds] = container_of(group)["lifecycle"]["preStop"]["exec"]["command"]
+        patience_s = group["template"]["spec"]["terminationGracePeriodSeconds"] - int(seconds)
+        assert a_replica_starts_s + _SERVE_DRAINS_S < int(env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < patience_s
+
+
+@EVERY_CLUSTER
 def test_every_container_has_probes_limits_and_no_privileges(documents: list[Document]) -> None:
     redis = named(documents, "StatefulSet", "tidegate-redis")["spec"]
     for group in (*ray_groups(documents).values(), redis):
