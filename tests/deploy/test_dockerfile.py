@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,20 @@ def test_what_is_copied_is_there_and_let_in() -> None:
             copied |= set(sources)
     assert copied == let_in
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_what_is_installed_has_every_folder_and_file_of_the_code() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    data = {
+        ROOT.joinpath(*name.split("."), glob) for name, globs in setuptools["package-data"].items() for glob in globs
+    }
+    tree = [
+        path for name in ("gating", "learner", "deployments") for path in (ROOT / name).rglob("*") if path.is_file()
+    ]
+    tree = [path for path in tree if "__pycache__" not in path.parts]
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in tree if path.suffix == ".py"}
+    assert packages == set(setuptools["packages"])
+    assert not [path for path in tree if path.suffix != ".py" and not any(path.match(str(one)) for one in data)]
 
 
 def test_weights_come_at_a_commit_or_not_at_all(tmp_path: Path) -> None:
