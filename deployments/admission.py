@@ -53,11 +53,11 @@ class Speed:
 
 
 class Admission:
-    """Bounds what waits, in time and in tokens.
+    """Bounds what waits, in time and in tokens. Only what waits already counts, so large requests fare as small ones.
 
     Args:
         max_delay_s: requests that would wait for longer are refused.
-        max_tokens: so are those that would make more than this wait, which bounds memory.
+        max_tokens: so are those that come while this many wait, which bounds memory: by one request more.
 
     Attributes:
         refused: requests that were not let in, by what they would have exceeded, `delay` or `tokens`.
@@ -68,22 +68,22 @@ class Admission:
         self._max_tokens = max_tokens
         self.refused: Counter[str] = Counter()
 
-    def check(self, queued: int, wanted: int, tokens_per_s: float | None) -> None:
-        """Let a request in, whatever its size if nothing waits.
+    def check(self, queued: int, tokens_per_s: float | None) -> None:
+        """Let a request in, or not.
 
         Args:
             queued: tokens that wait.
-            wanted: tokens of the request. Its wait does not depend on them.
             tokens_per_s: the engine's speed, None if not known yet.
 
         Raises:
             QueueFullError: it is not let in.
         """
         too_slow = 0.0 if tokens_per_s is None else queued - self.max_delay_s * tokens_per_s
-        too_many = queued - max(self._max_tokens - wanted, 0)
+        # Of what there is less than, not at most: a whole token.
+        too_many = queued + 1 - self._max_tokens
         if too_slow <= 0 and too_many <= 0:
             return
-        reason = f" and {wanted} more do not fit into {self._max_tokens}"
+        reason = f"; with {self._max_tokens} the queue is full"
         if tokens_per_s is not None and too_slow > 0:
             reason = f", {queued / tokens_per_s:.1f} s of work; {self.max_delay_s:g} s are allowed"
         self.refused["delay" if too_slow > 0 else "tokens"] += 1

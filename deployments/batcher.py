@@ -173,7 +173,7 @@ class Batcher:
             self.check_alive()
             self.offered_tokens += wanted
             try:
-                self._admission.check(self.queued_tokens, wanted, self.tokens_per_s)
+                self._admission.check(self.queued_tokens, self.tokens_per_s)
             except QueueFullError:
                 self.refused_tokens += wanted
                 raise

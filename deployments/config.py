@@ -41,7 +41,8 @@ class ServingArgs(StrictModel):
     max_queue_delay_ms: float = Field(30_000.0, gt=0, le=600_000)
     """Requests that would wait for the engine for longer, at the speed that it shows, are answered 429."""
     max_queue_tokens: int = Field(262_144, ge=1)
-    """Tokens that may wait for the engine whatever its speed: a bound on memory, some 40 bytes a token."""
+    """While so many tokens wait for the engine, requests are answered 429 whatever its speed: a bound on memory, some
+    40 bytes a token, that one request may go beyond."""
     max_batch_ms: float = Field(100.0, gt=0, le=60_000)
     """How long a batch may take: a slow engine takes fewer tokens at a time than `encoder.batch_tokens`, so that
     whoever comes next does not wait for long."""

@@ -261,14 +261,26 @@ async def test_a_text_that_fails_takes_only_its_batch_with_it(build: Build, capl
 async def test_the_queue_is_bounded_for_one_text_and_for_many(build: Build) -> None:
     batcher, engine = build(max_queue_tokens=30)
     first = await held(batcher, engine)
-    [waiting] = await queued(batcher, [text_of(10, "a"), text_of(10, "b")])
-    for refused in ([text_of(11, "one")], [text_of(4, f"many {i}") for i in range(200)]):
-        with pytest.raises(QueueFullError, match="20 tokens wait"):
+    waiting = await queued(batcher, [text_of(10, "a"), text_of(10, "b")], [text_of(10, "c")])
+    one, many = [text_of(3, "one")], [text_of(4, f"many {i}") for i in range(200)]
+    for refused in (one, many):
+        with pytest.raises(QueueFullError, match="30 tokens wait"):
             await embed(batcher, refused)
-    assert batcher.queued_texts == 2
-    [fitting] = await queued(batcher, [text_of(10, "c")])
+    assert batcher.queued_texts == 3
     engine.let_through()
-    await asyncio.gather(first, waiting, fitting)
+    await asyncio.gather(first, *waiting)
+
+
+@pytest.mark.parametrize("texts", [1, 200])
+async def test_a_queue_that_is_not_full_takes_one_text_and_many(build: Build, texts: int) -> None:
+    # If only what fits were let in, those who want little would take all room that there ever is.
+    batcher, engine = build(max_queue_tokens=30)
+    first = await held(batcher, engine)
+    waiting = await queued(batcher, [text_of(29, "a")], [text_of(4, f"{i}") for i in range(texts)])
+    with pytest.raises(QueueFullError):
+        await embed(batcher, ["one more"])
+    engine.let_through()
+    await asyncio.gather(first, *waiting)
 
 
 async def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits(build: Build) -> None:
