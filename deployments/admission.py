@@ -64,9 +64,13 @@ class Admission:
     """
 
     def __init__(self, *, max_delay_s: float, max_tokens: int) -> None:
-        self.max_delay_s = max_delay_s
+        self._max_delay_s = max_delay_s
         self._max_tokens = max_tokens
         self.refused: Counter[str] = Counter()
+
+    def delay_limit_s(self, tokens_per_s: float | None) -> float:
+        """The delay from which on nothing is let in, by whichever of the bounds is the narrower at that speed."""
+        return self._max_delay_s if tokens_per_s is None else min(self._max_delay_s, self._max_tokens / tokens_per_s)
 
     def check(self, queued: int, tokens_per_s: float | None) -> None:
         """Let a request in, or not.
@@ -78,14 +82,14 @@ class Admission:
         Raises:
             QueueFullError: it is not let in.
         """
-        too_slow = 0.0 if tokens_per_s is None else queued - self.max_delay_s * tokens_per_s
+        too_slow = 0.0 if tokens_per_s is None else queued - self._max_delay_s * tokens_per_s
         # Of what there is less than, not at most: a whole token.
         too_many = queued + 1 - self._max_tokens
         if too_slow <= 0 and too_many <= 0:
             return
         reason = f"; with {self._max_tokens} the queue is full"
         if tokens_per_s is not None and too_slow > 0:
-            reason = f", {queued / tokens_per_s:.1f} s of work; {self.max_delay_s:g} s are allowed"
+            reason = f", {queued / tokens_per_s:.1f} s of work; {self._max_delay_s:g} s are allowed"
         self.refused["delay" if too_slow > 0 else "tokens"] += 1
         retry_after_s = 1 if tokens_per_s is None else math.ceil(max(too_slow, too_many) / tokens_per_s)
         raise QueueFullError(f"{queued} tokens wait for the engine{reason}", max(retry_after_s, 1))

@@ -30,8 +30,17 @@ def test_until_the_speed_is_known_only_the_tokens_count() -> None:
     admission = Admission(max_delay_s=0.001, max_tokens=100)
     assert refused(admission, 99, None) is None
     assert refused(admission, 100, None) == 1
+    assert admission.delay_limit_s(None) == 0.001
     with pytest.raises(QueueFullError, match=r"100 tokens wait for the engine; with 100 the queue is full"):
         admission.check(100, None)
+
+
+def test_the_delay_that_is_told_is_that_of_the_narrower_bound() -> None:
+    admission = Admission(max_delay_s=30.0, max_tokens=240_000)
+    assert admission.delay_limit_s(1000.0) == 30.0
+    assert admission.delay_limit_s(40_000.0) == 6.0
+    assert refused(admission, 239_999, 40_000.0) is None
+    assert refused(admission, 240_000, 40_000.0) == 1
 
 
 @given(
