@@ -412,10 +412,11 @@ def estimate_tokens(text: str) -> int:
 
 
 def _finished(embedding: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch hidden"]:
-    """The embedding once it is computed: an accelerator's calls return before that."""
-    if embedding.device.type != "cpu":
-        torch.accelerator.synchronize(embedding.device)
-    return embedding
+    """The embedding in the host's memory, once it is computed: an accelerator's calls return before that.
+
+    Were it left there, whoever looks at it later would wait for the batches that have begun meanwhile.
+    """
+    return embedding.cpu()
 
 
 def _deliver(outcomes: Iterable[tuple[Job, Tensor | Exception]]) -> None:

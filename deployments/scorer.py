@@ -13,7 +13,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gating.head import score
 from gating.metagraph import MetagraphView, unknown_uids
 from gating.policies import Greedy
 from gating.selection import Selection, ordinary_bonus, select
@@ -212,12 +211,8 @@ class Scorer:
         # Again, since the network may have changed while the engine worked.
         check_uids(uids, weights.snapshot.view)
         wanted = np.arange(weights.snapshot.view.n) if uids is None else np.asarray(uids, dtype=np.int64)
-        weight, bias = weights.weight, weights.bias
-        if uids is not None:
-            columns = torch.from_numpy(wanted).to(weight.device)
-            weight, bias = weight[columns], bias[columns]
         with self._tracer.span("tidegate.score", uids=len(wanted), version=weights.snapshot.version):
-            scores = score(embedding, weight, bias).cpu().numpy()
+            scores = weights.score(embedding, None if uids is None else wanted)
         return Scored(embedding=embedding, weights=weights, uids=wanted, scores=scores)
 
     async def _wait_for_version(self, version: int) -> None:

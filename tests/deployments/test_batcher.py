@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deployments.admission import Admission, QueueFullError
-from deployments.batcher import Batcher, EngineDeadError, estimate_tokens
+from deployments.batcher import Batcher, EngineDeadError, _finished, estimate_tokens
 from deployments.embedding_cache import EmbeddingCache
 
 from .local_service import Engine, Tokens, embed_texts, until
@@ -490,6 +491,11 @@ async def test_a_warm_up_makes_the_speed_known_and_counts_as_nothing() -> None:
     assert all(described["texts"] == 0 for described in batcher.latencies.describe().values())
     assert torch.equal(await embed(batcher, ["first"]), embed_texts(["first"]))
     await closed(batcher, engine)
+
+
+def test_what_an_accelerator_computed_is_delivered_in_the_host_s_memory() -> None:
+    with FakeTensorMode():
+        assert _finished(torch.empty(2, 8, device="cuda")).device.type == "cpu"
 
 
 async def test_an_engine_that_cannot_warm_up_is_tried_all_the_same(
