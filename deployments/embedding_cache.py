@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +24,13 @@ _ENTRY_OVERHEAD = 768
 """Bytes of an entry besides its numbers: digest, tensor, storage, its place in the table (measured, rounded up)."""
 
 Row = Float[Tensor, "1 hidden"]
+
+
+class NotFiniteError(Exception):
+    """The encoder gave no numbers for a text: in a precision that is too narrow for it, it overflows."""
+
+    def __init__(self) -> None:
+        super().__init__("the encoder's numbers for a text are not finite; set encoder.dtype to bf16 or fp32")
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +82,7 @@ class EmbeddingCache:
         Raises:
             QueueFullError: too much waits already; nothing was queued.
             EngineDeadError: the engine has ended, before or while the texts waited.
+            NotFiniteError: a text's embedding is no numbers.
         """
         if not texts:
             raise ValueError("texts is empty; send at least one")
@@ -143,6 +152,8 @@ class EmbeddingCache:
         if digest is None:
             return
         shared = self._in_flight.pop(digest)
+        if not isinstance(outcome, Exception) and not math.isfinite(outcome.sum()):
+            outcome = NotFiniteError()
         if isinstance(outcome, Exception):
             for request, _ in shared.waiters:
                 if not request.future.done():

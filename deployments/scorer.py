@@ -23,7 +23,7 @@ from .admission import QueueFullError
 from .batcher import EngineDeadError
 from .config import SelectionArgs, ServingArgs
 from .decisions import DecisionBuffer
-from .embedding_cache import EmbeddingCache
+from .embedding_cache import EmbeddingCache, NotFiniteError
 from .errors import LearnerAway, LearnerAwayProblem, Problem
 from .request_scope import note_decisions, note_texts
 from .schemas import ScoreRequest, SelectRequest
@@ -157,7 +157,7 @@ class Scorer:
         """Embeddings of messages, which must not be longer than the limit.
 
         Raises:
-            Problem: a message is too long, the queue is full, or the engine has ended.
+            Problem: a message is too long, the queue is full, the engine has ended, or gave no numbers.
         """
         limit = self._serving.max_message_chars
         for index, message in enumerate(messages):
@@ -174,6 +174,8 @@ class Scorer:
             raise Problem(429, "overloaded", detail, retry_after_s=error.retry_after_s) from error
         except EngineDeadError as error:
             raise Problem(503, "engine_dead", f"{error}; send the request again", retry_after_s=1) from error
+        except NotFiniteError as error:
+            raise Problem(500, "embedding_not_finite", str(error)) from error
 
     def provenance(self, weights: Weights) -> dict[str, Any]:
         """Which weights and which network an answer comes from."""

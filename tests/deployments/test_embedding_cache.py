@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deployments.admission import QueueFullError
 from deployments.batcher import EngineDeadError
-from deployments.embedding_cache import _ENTRY_OVERHEAD, EmbeddingCache
+from deployments.embedding_cache import _ENTRY_OVERHEAD, EmbeddingCache, NotFiniteError
 
 from .local_service import DIM, Engine, embed_texts, until
 from .test_batcher import build_batcher
@@ -200,6 +200,23 @@ async def test_an_error_reaches_all_who_asked_and_is_not_kept(start: Start, capl
     await held
     del engine.failing["poison"]
     assert torch.equal(await cache.embed(["poison"]), embed_texts(["poison"]))
+
+
+async def test_a_text_that_overflows_fails_alone_and_is_not_kept(start: Start) -> None:
+    cache, engine = start()
+    held = await holding(cache, engine)
+    engine.overflowing.add("hot")
+    tasks = [asking(cache, "hot"), asking(cache, "cool"), asking(cache, "cool", "hot")]
+    await until(lambda: cache.shared == 2)
+    engine.let_through()
+    for task in (tasks[0], tasks[2]):
+        with pytest.raises(NotFiniteError, match=r"set encoder\.dtype"):
+            await task
+    assert engine.batches[1:] == [["hot", "cool"]]
+    assert torch.equal(await tasks[1], embed_texts(["cool"]))
+    await held
+    engine.overflowing.clear()
+    assert torch.equal(await cache.embed(["hot"]), embed_texts(["hot"]))
 
 
 async def test_a_refused_request_leaves_nothing_behind(start: Start) -> None:

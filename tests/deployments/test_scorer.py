@@ -342,6 +342,17 @@ async def test_a_dead_engine_is_a_503_that_another_replica_can_answer(service: L
         assert response.headers["retry-after"]
 
 
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/select"])
+async def test_numbers_that_overflow_are_a_500_that_says_so(service: LocalService, path: str) -> None:
+    service.engine.overflowing.add("hot")
+    before = service.everything()
+    for messages in (["hot"], ["why?", "hot"]):
+        document = check_problem(await service.post(path, {"messages": messages}), 500, "embedding_not_finite")
+        assert "set encoder.dtype to bf16 or fp32" in document["detail"]
+    assert service.everything() == before
+    assert (await service.post(path, {"messages": ["why?"]})).status_code == 200
+
+
 async def test_decisions_that_cannot_be_kept_are_not_made(start: Start) -> None:
     service = await start(serving=ServingArgs(max_buffered_decisions=256))
     service.learner.away = True
