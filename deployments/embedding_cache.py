@@ -58,7 +58,7 @@ class EmbeddingCache:
         max_bytes: what all entries may take; 0 keeps nothing.
 
     Attributes:
-        hits: texts whose embedding was here.
+        hits: texts whose embedding was here. A request that is not let in counts as none of these.
         shared: texts that were being computed already, for this request or another.
         misses: texts that the engine was asked for.
         bytes: what the entries take.
@@ -88,10 +88,10 @@ class EmbeddingCache:
             raise ValueError("texts is empty; send at least one")
         digests = [hashlib.blake2b(_bytes_of(text), key=self._key, digest_size=16).digest() for text in texts]
         rows = [self._find(digest) for digest in digests]
-        missing = sum(row is None for row in rows)
-        self.hits += len(rows) - missing
-        if missing:
+        if any(row is None for row in rows):
             await self._compute(texts, digests, rows)
+        else:
+            self.hits += len(rows)
         found = [row for row in rows if row is not None]
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -115,6 +115,7 @@ class EmbeddingCache:
         """Fill the gaps in `rows`."""
         gaps = [index for index, row in enumerate(rows) if row is None]
         self._ask({digests[index]: texts[index] for index in gaps if digests[index] not in self._in_flight}, len(gaps))
+        self.hits += len(rows) - len(gaps)
         request = _Request(rows, len(gaps), asyncio.get_running_loop().create_future())
         for index in gaps:
             shared = self._in_flight[digests[index]]
