@@ -83,7 +83,7 @@ class Admission:
             QueueFullError: it is not let in.
         """
         too_slow = 0.0 if tokens_per_s is None else queued - self._max_delay_s * tokens_per_s
-        # Of what there is less than, not at most: a whole token.
+        # There is room again once fewer wait: hence the one.
         too_many = queued + 1 - self._max_tokens
         if too_slow <= 0 and too_many <= 0:
             return
