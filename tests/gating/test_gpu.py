@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gating import build_encoder
-from gating.packed_bert import PackedBert, attend_by_sdpa
+from gating.packed_bert import PackedBert
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,7 +27,7 @@ def test_flash_and_length_by_length_attention_agree():
     encoder = build_encoder("sentence", MODEL, device="cuda", dtype="fp16")
     chunks = [chunk for text in encoder.tokenize(TEXTS) for chunk in text.chunks]
     flash = encoder._packed.embed(chunks, max_tokens=8192)
-    by_length = PackedBert(encoder.network, attend_by_sdpa).embed(chunks, max_tokens=8192)
+    by_length = PackedBert(encoder.network, "sdpa").embed(chunks, max_tokens=8192)
     torch.testing.assert_close(flash, by_length, atol=5e-3, rtol=0)
 
 

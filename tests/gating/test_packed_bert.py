@@ -1,5 +1,8 @@
 """Packed passes against the transformers network whose weights they use."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +11,8 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
 
 from gating import build_encoder
-from gating.packed_bert import (
-    PackedBert,
-    attend_by_matmul,
-    attend_by_sdpa,
-    choose_attention,
-    is_packable,
-)
+from gating.packed_bert import PackedBert, choose_attention, is_packable
+from gating.packed_pass import ACTIVATIONS, compile_pass, run_pass
 
 SIZES = {
     "vocab_size": 50,
@@ -68,17 +66,20 @@ def reference(network, chunks):
 
 @given(lengths=chunk_lists, max_tokens=st.integers(1, 300), seed=st.integers(0, 9))
 @settings(max_examples=25, deadline=None)
-@pytest.mark.parametrize("attention", [attend_by_sdpa, attend_by_matmul])
+@pytest.mark.parametrize("run", [run_pass, compile_pass()], ids=["plain", "compiled"])
+@pytest.mark.parametrize("attention", ["sdpa", "matmul"])
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_packed_passes_give_what_transformers_gives(networks, kind, attention, lengths, max_tokens, seed):
+def test_packed_passes_give_what_transformers_gives(networks, kind, attention, run, lengths, max_tokens, seed):
     network, chunks = networks[kind, torch.float32], make_chunks(lengths, seed)
-    packed = PackedBert(network, attention).embed(chunks, max_tokens=max_tokens)
-    torch.testing.assert_close(packed, reference(network, chunks), atol=2e-6, rtol=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gating.packed_bert.compile_pass", lambda: run)
+        embeddings = PackedBert(network, attention).embed(chunks, max_tokens=max_tokens)
+    torch.testing.assert_close(embeddings, reference(network, chunks), atol=2e-6, rtol=0)
 
 
 @given(lengths=chunk_lists)
 @settings(max_examples=25, deadline=None)
-@pytest.mark.parametrize("attention", [attend_by_sdpa, attend_by_matmul])
+@pytest.mark.parametrize("attention", ["sdpa", "matmul"])
 def test_packed_passes_in_bf16_are_as_close_to_fp32_as_transformers_own(networks, attention, lengths):
     chunks = make_chunks(lengths)
     exact = reference(networks["bert", torch.float32], chunks)
@@ -97,25 +98,50 @@ def test_a_chunk_has_the_same_embedding_alone_and_in_company(networks, dtype, le
     assert torch.equal(packed.embed(chunks, max_tokens=1000), together)
 
 
-def test_long_chunks_are_attended_in_slices(networks, monkeypatch):
+def test_long_chunks_are_attended_in_slices(networks):
     chunks = make_chunks([64, 3, 64, 30])
-    packed = PackedBert(networks["bert", torch.float32], attend_by_matmul)
+    packed = PackedBert(networks["bert", torch.float32], "matmul")
     whole = packed.embed(chunks, max_tokens=1000)
-    monkeypatch.setattr("gating.packed_bert.MAX_SCORES", 3 * 64**2)
+    packed._bert = packed._bert._replace(max_scores=3 * 64**2)
     torch.testing.assert_close(packed.embed(chunks, max_tokens=1000), whole, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("activation", ["gelu_new", "relu"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_networks_own_activation_is_used(activation):
-    network, chunks = build_network(torch.float32, hidden_act=activation), make_chunks([3, 9])
-    packed = PackedBert(network).embed(chunks, max_tokens=100)
-    torch.testing.assert_close(packed, reference(network, chunks), atol=2e-6, rtol=0)
+    exact, rough = (build_network(dtype, hidden_act=activation) for dtype in DTYPES)
+    chunks = make_chunks([3, 9, 60])
+    expected = reference(exact, chunks)
+    torch.testing.assert_close(PackedBert(exact).embed(chunks, max_tokens=100), expected, atol=2e-6, rtol=0)
+    embeddings = PackedBert(rough).embed(chunks, max_tokens=100)
+    assert torch.nn.functional.cosine_similarity(embeddings, expected).min() > 0.9999
+
+
+def test_a_pass_can_be_compiled_here():
+    assert isinstance(compile_pass(), torch.jit.ScriptFunction)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda packed: pickle.loads(pickle.dumps(packed))])
+def test_a_copy_computes_the_same(networks, dtype, copied):
+    packed, chunks = PackedBert(networks["bert", dtype]), make_chunks([9, 60])
+    embeddings = packed.embed(chunks, max_tokens=100)
+    torch.testing.assert_close(copied(packed).embed(chunks, max_tokens=100), embeddings, atol=1e-6, rtol=0)
+
+
+def test_where_a_pass_cannot_be_compiled_it_runs_as_it_is(monkeypatch, caplog):
+    def refuse(function):
+        raise RuntimeError("\nno such operator:\n  mkldnn::_linear_pointwise")
+
+    monkeypatch.setattr("torch.jit.script", refuse)
+    assert compile_pass.__wrapped__() is run_pass
+    assert caplog.messages == ["pass_not_compiled because='no such operator:'"]
 
 
 def test_only_plain_bidirectional_bert_and_its_like_are_packed():
     assert is_packable(build_network(torch.float32))
     assert is_packable(build_network(torch.float32, "roberta"))
     assert not is_packable(build_network(torch.float32, is_decoder=True))
+    assert not is_packable(build_network(torch.float32, hidden_act="silu"))
     assert not is_packable(DistilBertModel(DistilBertConfig(vocab_size=9, dim=8, n_layers=1, n_heads=1, hidden_dim=8)))
 
     class OwnBert(BertModel):
@@ -132,8 +158,8 @@ def test_sentence_encoders_use_packed_passes(bert_folder):
 
 def test_attention_is_chosen_by_device_and_precision():
     cpu = torch.device("cpu")
-    assert choose_attention(cpu, torch.bfloat16) is attend_by_matmul
-    assert choose_attention(cpu, torch.float32) is attend_by_sdpa
+    assert choose_attention(cpu, torch.bfloat16) == "matmul"
+    assert choose_attention(cpu, torch.float32) == "sdpa"
 
 
 def test_without_onednns_operators_bf16_gives_the_same_to_rounding(networks, monkeypatch):
