@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from deployments.admission import Admission, QueueFullError, Speed
 
 
-def refused(admission: Admission, queued: int, speed: float | None) -> int | None:
+def refused(admission: Admission, queued: int, speed: float | None, in_work: float = 0.0) -> int | None:
     """After how many seconds to try again; None for a request that is let in."""
     try:
-        admission.check(queued, speed)
+        admission.check(queued, in_work, speed)
     except QueueFullError as error:
         return error.retry_after_s
     return None
@@ -22,8 +22,18 @@ def test_a_request_is_refused_once_it_would_wait_for_too_long() -> None:
     assert refused(admission, 2001, 1000.0) == 1
     # 20 s of work wait: in 18 s it would be let in.
     assert refused(admission, 20_000, 1000.0) == 18
-    with pytest.raises(QueueFullError, match=r"20000 tokens wait for the engine, 20\.0 s of work; 2 s are allowed"):
-        admission.check(20_000, 1000.0)
+    with pytest.raises(QueueFullError, match=r"20000 tokens wait for the engine, 20\.0 s of work .*; 2 s are allowed"):
+        admission.check(20_000, 0.0, 1000.0)
+
+
+def test_what_is_in_work_is_waited_for_too() -> None:
+    admission = Admission(max_delay_s=2.0, max_tokens=3000)
+    assert refused(admission, 1, 1000.0, in_work=1999.0) is None
+    assert refused(admission, 1, 1000.0, in_work=13_000.0) == 12
+    # The queue will not be any shorter before.
+    assert refused(admission, 3000, 10_000.0, in_work=19_000.0) == 2
+    # Otherwise an engine with large batches would run dry.
+    assert refused(admission, 0, 1000.0, in_work=13_000.0) is None
 
 
 def test_until_the_speed_is_known_only_the_tokens_count() -> None:
@@ -32,7 +42,7 @@ def test_until_the_speed_is_known_only_the_tokens_count() -> None:
     assert refused(admission, 100, None) == 1
     assert admission.delay_limit_s(None) == 0.001
     with pytest.raises(QueueFullError, match=r"100 tokens wait for the engine; with 100 the queue is full"):
-        admission.check(100, None)
+        admission.check(100, 0.0, None)
 
 
 def test_the_delay_that_is_told_is_that_of_the_narrower_bound() -> None:

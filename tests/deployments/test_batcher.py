@@ -453,6 +453,30 @@ async def test_the_wait_is_bounded_by_the_speed_that_was_measured() -> None:
     await closed(batcher, engine)
 
 
+@pytest.mark.parametrize(("in_work_s", "again_s"), [(0.0, 10), (3.5, 7), (9.0, 1), (10.0, None), (99.0, None)])
+async def test_what_is_left_of_a_long_text_in_work_is_part_of_the_wait(in_work_s: float, again_s: int | None) -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, max_delay_s=2.0, clock=lambda: engine.now_s)
+    await embed(batcher, ["first"])
+    engine.hold()
+    long = asyncio.create_task(embed(batcher, [text_of(11_997, "long")]))
+    await until(lambda: len(engine.batches) == 2)
+    [waiting] = await queued(batcher, [text_of(3, "w")])
+    engine.now_s += in_work_s
+    late = asyncio.create_task(embed(batcher, ["late"]))
+    if again_s is None:
+        await until(lambda: batcher.queued_texts == 2)
+    else:
+        with pytest.raises(QueueFullError) as refused:
+            await late
+        assert refused.value.retry_after_s == again_s
+    engine.let_through()
+    await asyncio.gather(long, waiting, *([] if again_s else [late]))
+    # Nothing is in work any more.
+    assert batcher._left_in_work(engine.now_s) == 0
+    await closed(batcher, engine)
+
+
 async def test_what_was_offered_is_counted_with_what_was_refused_as_the_tokens_that_it_is(build: Build) -> None:
     batcher, engine = build(max_queue_tokens=60)
     first = await held(batcher, engine)
