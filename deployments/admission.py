@@ -53,39 +53,47 @@ class Speed:
 
 
 class Admission:
-    """Bounds what waits, in time and in tokens.
+    """Bounds what waits, in time and in tokens. Only what waits already counts, so large requests fare as small ones.
 
     Args:
         max_delay_s: requests that would wait for longer are refused.
-        max_tokens: so are those that would make more than this wait, which bounds memory.
+        max_tokens: so are those that come while this many wait, which bounds memory: by one request more.
 
     Attributes:
         refused: requests that were not let in, by what they would have exceeded, `delay` or `tokens`.
     """
 
     def __init__(self, *, max_delay_s: float, max_tokens: int) -> None:
-        self.max_delay_s = max_delay_s
+        self._max_delay_s = max_delay_s
         self._max_tokens = max_tokens
         self.refused: Counter[str] = Counter()
 
-    def check(self, queued: int, wanted: int, tokens_per_s: float | None) -> None:
-        """Let a request in, whatever its size if nothing waits.
+    def delay_limit_s(self, tokens_per_s: float | None) -> float:
+        """The delay from which on nothing is let in, by whichever of the bounds is the narrower at that speed."""
+        return self._max_delay_s if tokens_per_s is None else min(self._max_delay_s, self._max_tokens / tokens_per_s)
+
+    def check(self, queued: int, in_work: float, tokens_per_s: float | None) -> None:
+        """Let a request in, or not; if nothing waits, whatever the engine is at: it shall not run dry.
 
         Args:
             queued: tokens that wait.
-            wanted: tokens of the request. Its wait does not depend on them.
+            in_work: those that are left of the batches in work: of a long text far more than of a batch of many.
             tokens_per_s: the engine's speed, None if not known yet.
 
         Raises:
             QueueFullError: it is not let in.
         """
-        too_slow = 0.0 if tokens_per_s is None else queued - self.max_delay_s * tokens_per_s
-        too_many = queued - max(self._max_tokens - wanted, 0)
-        if too_slow <= 0 and too_many <= 0:
+        too_slow = 0.0 if tokens_per_s is None else queued + in_work - self._max_delay_s * tokens_per_s
+        # There is room again once fewer wait: hence the one.
+        too_many = queued + 1 - self._max_tokens
+        if queued == 0 or (too_slow <= 0 and too_many <= 0):
             return
-        reason = f" and {wanted} more do not fit into {self._max_tokens}"
+        reason = f"; with {self._max_tokens} the queue is full"
         if tokens_per_s is not None and too_slow > 0:
-            reason = f", {queued / tokens_per_s:.1f} s of work; {self.max_delay_s:g} s are allowed"
+            work_s = (queued + in_work) / tokens_per_s
+            reason = f", {work_s:.1f} s of work with what it does now; {self._max_delay_s:g} s are allowed"
         self.refused["delay" if too_slow > 0 else "tokens"] += 1
-        retry_after_s = 1 if tokens_per_s is None else math.ceil(max(too_slow, too_many) / tokens_per_s)
+        # What waits gets less only as batches begin, the next one once those in work are done.
+        too_much = max(too_slow, too_many + in_work if too_many > 0 else 0)
+        retry_after_s = 1 if tokens_per_s is None else math.ceil(too_much / tokens_per_s)
         raise QueueFullError(f"{queued} tokens wait for the engine{reason}", max(retry_after_s, 1))

@@ -66,7 +66,7 @@ def _add_scoring(api: FastAPI, gate: Gate) -> None:
     async def score(request: Request) -> Response:
         _, body = await admit(request, gate, "score")
         asked = parse_body(request, body, ScoreRequest)
-        if wants_dense(request.headers.get("accept"), asked.top_k):
+        if wants_dense(",".join(request.headers.getlist("accept")), asked.top_k):
             return dense_response(*await gate.scorer.score_dense(asked))
         return json_response(await gate.scorer.score(asked))
 

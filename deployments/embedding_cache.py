@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +24,13 @@ _ENTRY_OVERHEAD = 768
 """Bytes of an entry besides its numbers: digest, tensor, storage, its place in the table (measured, rounded up)."""
 
 Row = Float[Tensor, "1 hidden"]
+
+
+class NotFiniteError(Exception):
+    """The encoder gave no numbers for a text: in a precision that is too narrow for it, it overflows."""
+
+    def __init__(self) -> None:
+        super().__init__("the encoder's numbers for a text are not finite; set encoder.dtype to bf16 or fp32")
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +58,7 @@ class EmbeddingCache:
         max_bytes: what all entries may take; 0 keeps nothing.
 
     Attributes:
-        hits: texts whose embedding was here.
+        hits: texts whose embedding was here. A request that is not let in counts as none of these.
         shared: texts that were being computed already, for this request or another.
         misses: texts that the engine was asked for.
         bytes: what the entries take.
@@ -74,15 +82,16 @@ class EmbeddingCache:
         Raises:
             QueueFullError: too much waits already; nothing was queued.
             EngineDeadError: the engine has ended, before or while the texts waited.
+            NotFiniteError: a text's embedding is no numbers.
         """
         if not texts:
             raise ValueError("texts is empty; send at least one")
         digests = [hashlib.blake2b(_bytes_of(text), key=self._key, digest_size=16).digest() for text in texts]
         rows = [self._find(digest) for digest in digests]
-        missing = sum(row is None for row in rows)
-        self.hits += len(rows) - missing
-        if missing:
+        if any(row is None for row in rows):
             await self._compute(texts, digests, rows)
+        else:
+            self.hits += len(rows)
         found = [row for row in rows if row is not None]
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -106,6 +115,7 @@ class EmbeddingCache:
         """Fill the gaps in `rows`."""
         gaps = [index for index, row in enumerate(rows) if row is None]
         self._ask({digests[index]: texts[index] for index in gaps if digests[index] not in self._in_flight}, len(gaps))
+        self.hits += len(rows) - len(gaps)
         request = _Request(rows, len(gaps), asyncio.get_running_loop().create_future())
         for index in gaps:
             shared = self._in_flight[digests[index]]
@@ -143,6 +153,8 @@ class EmbeddingCache:
         if digest is None:
             return
         shared = self._in_flight.pop(digest)
+        if not isinstance(outcome, Exception) and not math.isfinite(outcome.sum()):
+            outcome = NotFiniteError()
         if isinstance(outcome, Exception):
             for request, _ in shared.waiters:
                 if not request.future.done():

@@ -38,6 +38,9 @@ def parse_body(request: Request, body: bytes, schema: type[Body], *, optional: b
         raise Problem(
             415, "unsupported_media_type", f"send Content-Type: application/json, got {content_type or 'none'}"
         )
+    if (encoding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+        detail = f"send the body as it is, without Content-Encoding; got {encoding or 'an empty one'}"
+        raise Problem(415, "unsupported_media_type", detail)
     return _checked(lambda: schema.model_validate_json(body))
 
 
@@ -183,7 +186,7 @@ _OF_WHO_ASKS = {401: "no valid credentials", 403: "credentials that do not allow
 _OF_WHAT_IS_SENT = {
     400: "malformed JSON",
     413: "body too large",
-    415: "not application/json",
+    415: "not application/json, or compressed",
     422: "invalid request",
     429: "overloaded",
 }

@@ -11,7 +11,7 @@ from .errors import Problem
 
 logger = logging.getLogger(__name__)
 
-_STATUSES = (429, 503)
+_STATUSES = (429, 500, 503)
 _EVERY_S = 1.0
 
 

@@ -93,7 +93,7 @@ class ReplicaMetrics:
         meters.set("tidegate_queue_texts", batcher.queued_texts)
         meters.set("tidegate_queue_tokens", batcher.queued_tokens)
         meters.set("tidegate_queue_delay_seconds", batcher.delay_s)
-        meters.set("tidegate_queue_delay_limit_seconds", batcher.admission.max_delay_s)
+        meters.set("tidegate_queue_delay_limit_seconds", batcher.admission.delay_limit_s(batcher.tokens_per_s))
         for limit, count in list(batcher.admission.refused.items()):
             meters.count("tidegate_admission_refusals", count, limit=limit)
         meters.set("tidegate_engine_tokens_per_second", batcher.tokens_per_s)

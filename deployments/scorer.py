@@ -13,7 +13,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gating.head import score
 from gating.metagraph import MetagraphView, unknown_uids
 from gating.policies import Greedy
 from gating.selection import Selection, ordinary_bonus, select
@@ -24,7 +23,7 @@ from .admission import QueueFullError
 from .batcher import EngineDeadError
 from .config import SelectionArgs, ServingArgs
 from .decisions import DecisionBuffer
-from .embedding_cache import EmbeddingCache
+from .embedding_cache import EmbeddingCache, NotFiniteError
 from .errors import LearnerAway, LearnerAwayProblem, Problem
 from .request_scope import note_decisions, note_texts
 from .schemas import ScoreRequest, SelectRequest
@@ -158,7 +157,7 @@ class Scorer:
         """Embeddings of messages, which must not be longer than the limit.
 
         Raises:
-            Problem: a message is too long, the queue is full, or the engine has ended.
+            Problem: a message is too long, the queue is full, the engine has ended, or gave no numbers.
         """
         limit = self._serving.max_message_chars
         for index, message in enumerate(messages):
@@ -175,6 +174,8 @@ class Scorer:
             raise Problem(429, "overloaded", detail, retry_after_s=error.retry_after_s) from error
         except EngineDeadError as error:
             raise Problem(503, "engine_dead", f"{error}; send the request again", retry_after_s=1) from error
+        except NotFiniteError as error:
+            raise Problem(500, "embedding_not_finite", str(error)) from error
 
     def provenance(self, weights: Weights) -> dict[str, Any]:
         """Which weights and which network an answer comes from."""
@@ -212,12 +213,8 @@ class Scorer:
         # Again, since the network may have changed while the engine worked.
         check_uids(uids, weights.snapshot.view)
         wanted = np.arange(weights.snapshot.view.n) if uids is None else np.asarray(uids, dtype=np.int64)
-        weight, bias = weights.weight, weights.bias
-        if uids is not None:
-            columns = torch.from_numpy(wanted).to(weight.device)
-            weight, bias = weight[columns], bias[columns]
         with self._tracer.span("tidegate.score", uids=len(wanted), version=weights.snapshot.version):
-            scores = score(embedding, weight, bias).cpu().numpy()
+            scores = weights.score(embedding, None if uids is None else wanted)
         return Scored(embedding=embedding, weights=weights, uids=wanted, scores=scores)
 
     async def _wait_for_version(self, version: int) -> None:

@@ -13,14 +13,17 @@ import random
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gating.head import score
 from learner.errors import LearnerError
 from learner.protocol import PollReply, ReplicaStatus
 from learner.signals import Signal
@@ -37,12 +40,35 @@ _PATIENCE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A snapshot ready for scoring: its numbers as tensors on the replica's device."""
+    """A snapshot ready for scoring: its numbers as tensors on the replica's device.
+
+    Attributes:
+        stream: on CUDA the one on which they were copied and are scored with: on the engine's own, scoring, and the
+            event loop with it, would wait for the batches that have begun.
+    """
 
     snapshot: HeadSnapshot
     weight: Float[Tensor, "uid hidden"]
     bias: Float[Tensor, " uid"]
     bonus: Float[Tensor, " uid"]
+    stream: torch.cuda.Stream | None = None
+
+    def score(
+        self, embedding: Float[Tensor, "batch hidden"], uids: NDArray[np.int64] | None
+    ) -> Float[np.ndarray, "batch uid"]:
+        """Mean scores.
+
+        Args:
+            embedding: of each text, in the host's memory.
+            uids: whose, in this order; None for all.
+        """
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            weight, bias = self.weight, self.bias
+            if uids is not None:
+                columns = torch.from_numpy(uids).to(weight.device)
+                weight, bias = weight[columns], bias[columns]
+            scores: np.ndarray = score(embedding.to(weight.device), weight, bias).cpu().numpy()
+        return scores
 
 
 class Subscriber:
@@ -72,6 +98,7 @@ class Subscriber:
         self._status = status
         self._fingerprint = fingerprint
         self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._heartbeat_s = heartbeat_s
         self._max_age_s = max_age_s
         self._clock = clock
@@ -188,35 +215,32 @@ class Subscriber:
             )
         if self.current is not None and snapshot.order <= self.current.snapshot.order:
             return False
-        self.current = load_weights(snapshot, self._device)
+        self.current = load_weights(snapshot, self._device, self._stream)
         self._changed.notify()
         return True
 
 
-def load_weights(snapshot: HeadSnapshot, device: torch.device) -> Weights:
-    """The snapshot's numbers as tensors: on the CPU the very memory of the object store, elsewhere one copy."""
-    return Weights(
-        snapshot=snapshot,
-        weight=_to_device(snapshot.weight, device),
-        bias=_to_device(snapshot.bias, device),
-        bonus=_to_device(snapshot.bonus, device),
+def load_weights(snapshot: HeadSnapshot, device: torch.device, stream: torch.cuda.Stream | None = None) -> Weights:
+    """The snapshot's numbers as tensors: on the CPU the very memory of the object store, elsewhere one copy.
+
+    Args:
+        snapshot: the numbers.
+        device: where to have them.
+        stream: on CUDA, see `Weights`.
+    """
+    weight, bias, bonus = (
+        _to_device(array, device, stream) for array in (snapshot.weight, snapshot.bias, snapshot.bonus)
     )
+    return Weights(snapshot, weight, bias, bonus, stream)
 
 
-def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+def _to_device(array: NDArray[Any], device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:
     with warnings.catch_warnings():
         # The object store's memory is read-only and torch cannot say so of a tensor; nothing here writes to it.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensor = torch.from_numpy(array)
-    return _copy_to_gpu(tensor, device) if device.type == "cuda" else tensor.to(device)
-
-
-def _copy_to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy beside the batch that runs: the host does not wait, and the next batch waits only for the copy."""
-    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(beside):
-        copy = tensor.pin_memory().to(device, non_blocking=True)
-    scoring = torch.cuda.current_stream(device)
-    scoring.wait_stream(beside)
-    copy.record_stream(scoring)
-    return copy
+    if stream is None:
+        return tensor.to(device)
+    with torch.cuda.stream(stream):
+        # The host does not wait for the copy; on this stream scoring comes after it.
+        return tensor.pin_memory().to(device, non_blocking=True)

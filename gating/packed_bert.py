@@ -127,7 +127,7 @@ def _take_weights(network: torch.nn.Module, attention: str | None) -> Bert:
         heads=config.num_attention_heads,
         activation=config.hidden_act,
         is_laid_out=is_laid_out,
-        attention=attention or choose_attention(words.device, words.dtype),
+        attention=attention or choose_attention(words.device, words.dtype, len(words[0]) // config.num_attention_heads),
     )
 
 
@@ -150,11 +150,12 @@ def _has_onednn_bf16() -> bool:
     return all(hasattr(operators, name) for name in names) and bool(operators._is_mkldnn_bf16_supported())
 
 
-def choose_attention(device: torch.device, dtype: torch.dtype) -> str:
-    """The fastest attention for a device and a precision, see `Bert`."""
+def choose_attention(device: torch.device, dtype: torch.dtype, head_size: int) -> str:
+    """The fastest attention for a device, a precision and the numbers of a head, see `Bert`."""
     is_half = dtype in (torch.bfloat16, torch.float16)
     if device.type == "cuda":
-        has_flash = find_spec("torch.nn.attention.varlen") is not None  # torch 2.9 has not
-        has_flash = has_flash and torch.cuda.get_device_capability(device) >= (8, 0)
-        return "flash" if is_half and has_flash else "sdpa"
+        # The kernel refuses heads of other sizes, such as TinyBERT's 26.
+        has_flash = is_half and head_size % 8 == 0 and head_size <= 256
+        has_flash = has_flash and find_spec("torch.nn.attention.varlen") is not None  # torch 2.9 has not
+        return "flash" if has_flash and torch.cuda.get_device_capability(device) >= (8, 0) else "sdpa"
     return "matmul" if is_half and device.type == "cpu" else "sdpa"

@@ -38,5 +38,7 @@ def mean_over_chunks(chunks: Float[Tensor, "_ hidden"], counts: list[int]) -> Fl
         chunks: the embeddings of every text's chunks, text after text.
         counts: how many of them each text has, at least 1; they sum to the number of chunks.
     """
+    if len(counts) == len(chunks):  # a chunk each
+        return chunks
     lengths = torch.tensor(counts, dtype=torch.long, device=chunks.device)
     return torch.segment_reduce(chunks, "mean", lengths=lengths)

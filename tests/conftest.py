@@ -1,20 +1,27 @@
-"""Shared by all tests: only integration tests may start Ray, and CI lets none be skipped."""
+"""Shared by all tests: only integration tests may start Ray, and CI lets none be skipped.
+
+Without Ray, as on a machine that is there for its GPU, the tests of `gating` run all the same.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
+from importlib.util import find_spec
+from pathlib import Path
 
 import hypothesis
 import pytest
-import ray
 
 from .keyring import Keyring
 
-with warnings.catch_warnings():
-    # Ray Serve warns of its own use of pydantic when it is first imported.
-    warnings.simplefilter("ignore")
-    import ray.serve.schema
+HAS_RAY = find_spec("ray") is not None
+
+if HAS_RAY:
+    with warnings.catch_warnings():
+        # Ray Serve warns of its own use of pydantic when it is first imported.
+        warnings.simplefilter("ignore")
+        import ray.serve.schema
 
 # How long an example takes is the machine's business.
 hypothesis.settings.register_profile(
@@ -22,12 +29,13 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("untimed")
 
-pytest_plugins = ["tests.chain_node.fixtures", "tests.postgres"]
+pytest_plugins = ["tests.chain_node.fixtures", "tests.postgres"] if HAS_RAY else []
+collect_ignore = [] if HAS_RAY else [path.name for path in Path(__file__).parent.iterdir() if path.name != "gating"]
 
 
 @pytest.fixture(autouse=True)
 def _no_ray_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.node.get_closest_marker("integration") is None:
+    if HAS_RAY and request.node.get_closest_marker("integration") is None:
 
         def refuse(*_args: object, **_kwargs: object) -> None:
             raise AssertionError("a unit test started Ray; mark it `integration` or leave Ray out")

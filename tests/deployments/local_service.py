@@ -79,6 +79,7 @@ class Engine:
         self.tokenized: list[str] = []
         self.tokenizing_threads: list[str] = []
         self.failing: dict[str, BaseException] = {}
+        self.overflowing: set[str] = set()
         self.may_tokenize = threading.Event()
         self.may_tokenize.set()
         self._changed = threading.Condition()
@@ -122,7 +123,9 @@ class Engine:
         for text in texts:
             if text in self.failing:
                 raise self.failing[text]
-        return embed_texts(texts)
+        embedding = embed_texts(texts)
+        embedding[[text in self.overflowing for text in texts], 0] = float("inf")
+        return embedding
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

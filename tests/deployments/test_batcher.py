@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deployments.admission import Admission, QueueFullError
-from deployments.batcher import Batcher, EngineDeadError, estimate_tokens
+from deployments.batcher import Batcher, EngineDeadError, _finished, estimate_tokens
 from deployments.embedding_cache import EmbeddingCache
 
 from .local_service import Engine, Tokens, embed_texts, until
@@ -261,14 +262,26 @@ async def test_a_text_that_fails_takes_only_its_batch_with_it(build: Build, capl
 async def test_the_queue_is_bounded_for_one_text_and_for_many(build: Build) -> None:
     batcher, engine = build(max_queue_tokens=30)
     first = await held(batcher, engine)
-    [waiting] = await queued(batcher, [text_of(10, "a"), text_of(10, "b")])
-    for refused in ([text_of(11, "one")], [text_of(4, f"many {i}") for i in range(200)]):
-        with pytest.raises(QueueFullError, match="20 tokens wait"):
+    waiting = await queued(batcher, [text_of(10, "a"), text_of(10, "b")], [text_of(10, "c")])
+    one, many = [text_of(3, "one")], [text_of(4, f"many {i}") for i in range(200)]
+    for refused in (one, many):
+        with pytest.raises(QueueFullError, match="30 tokens wait"):
             await embed(batcher, refused)
-    assert batcher.queued_texts == 2
-    [fitting] = await queued(batcher, [text_of(10, "c")])
+    assert batcher.queued_texts == 3
     engine.let_through()
-    await asyncio.gather(first, waiting, fitting)
+    await asyncio.gather(first, *waiting)
+
+
+@pytest.mark.parametrize("texts", [1, 200])
+async def test_a_queue_that_is_not_full_takes_one_text_and_many(build: Build, texts: int) -> None:
+    # If only what fits were let in, those who want little would take all room that there ever is.
+    batcher, engine = build(max_queue_tokens=30)
+    first = await held(batcher, engine)
+    waiting = await queued(batcher, [text_of(29, "a")], [text_of(4, f"{i}") for i in range(texts)])
+    with pytest.raises(QueueFullError):
+        await embed(batcher, ["one more"])
+    engine.let_through()
+    await asyncio.gather(first, *waiting)
 
 
 async def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits(build: Build) -> None:
@@ -440,6 +453,30 @@ async def test_the_wait_is_bounded_by_the_speed_that_was_measured() -> None:
     await closed(batcher, engine)
 
 
+@pytest.mark.parametrize(("in_work_s", "again_s"), [(0.0, 10), (3.5, 7), (9.0, 1), (10.0, None), (99.0, None)])
+async def test_what_is_left_of_a_long_text_in_work_is_part_of_the_wait(in_work_s: float, again_s: int | None) -> None:
+    engine = TimedEngine()
+    batcher = build_batcher(engine, max_delay_s=2.0, clock=lambda: engine.now_s)
+    await embed(batcher, ["first"])
+    engine.hold()
+    long = asyncio.create_task(embed(batcher, [text_of(11_997, "long")]))
+    await until(lambda: len(engine.batches) == 2)
+    [waiting] = await queued(batcher, [text_of(3, "w")])
+    engine.now_s += in_work_s
+    late = asyncio.create_task(embed(batcher, ["late"]))
+    if again_s is None:
+        await until(lambda: batcher.queued_texts == 2)
+    else:
+        with pytest.raises(QueueFullError) as refused:
+            await late
+        assert refused.value.retry_after_s == again_s
+    engine.let_through()
+    await asyncio.gather(long, waiting, *([] if again_s else [late]))
+    # Nothing is in work any more.
+    assert batcher._left_in_work(engine.now_s) == 0
+    await closed(batcher, engine)
+
+
 async def test_what_was_offered_is_counted_with_what_was_refused_as_the_tokens_that_it_is(build: Build) -> None:
     batcher, engine = build(max_queue_tokens=60)
     first = await held(batcher, engine)
@@ -478,6 +515,11 @@ async def test_a_warm_up_makes_the_speed_known_and_counts_as_nothing() -> None:
     assert all(described["texts"] == 0 for described in batcher.latencies.describe().values())
     assert torch.equal(await embed(batcher, ["first"]), embed_texts(["first"]))
     await closed(batcher, engine)
+
+
+def test_what_an_accelerator_computed_is_delivered_in_the_host_s_memory() -> None:
+    with FakeTensorMode():
+        assert _finished(torch.empty(2, 8, device="cuda")).device.type == "cpu"
 
 
 async def test_an_engine_that_cannot_warm_up_is_tried_all_the_same(

@@ -25,7 +25,6 @@ async def score(service: LocalService, accept: str = OCTETS, **options: object) 
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
-        (None, False),
         ("", False),
         ("*/*", False),
         ("application/json", False),
@@ -42,11 +41,14 @@ async def score(service: LocalService, accept: str = OCTETS, **options: object) 
         (f"{OCTETS};q=0.5, */*", False),
         (f"{OCTETS};q=0", False),
         (f"{OCTETS};q=nonsense, */*", False),
+        (f"{OCTETS};q=nan", False),
+        (f"{OCTETS};q=2", False),
+        (f",{OCTETS},", True),
         (f"*/*;q=0, {OCTETS};q=0.1", True),
         (f"{OCTETS}x, application/json", False),
     ],
 )
-def test_bytes_go_only_to_who_prefers_them_by_name(accept: str | None, expected: bool) -> None:
+def test_bytes_go_only_to_who_prefers_them_by_name(accept: str, expected: bool) -> None:
     assert wants_dense(accept, None) is expected
 
 
@@ -77,6 +79,12 @@ async def test_dense_scores_are_those_of_the_json_answer_to_the_bit(service: Loc
         "x-tidegate-degraded": "false",
         "x-tidegate-shape": f"{len(MESSAGES)},{N}",
     }
+
+
+async def test_a_preference_may_be_told_in_several_lines(service: LocalService) -> None:
+    lines = [("Accept", "application/json;q=0.5"), ("Accept", OCTETS)]
+    response = await service.http.post("/v1/score", json={"messages": MESSAGES}, headers=lines)
+    assert response.headers["content-type"] == OCTETS
 
 
 async def test_dense_scores_of_named_uids_are_in_the_order_of_the_request(service: LocalService) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deployments.admission import QueueFullError
 from deployments.batcher import EngineDeadError
-from deployments.embedding_cache import _ENTRY_OVERHEAD, EmbeddingCache
+from deployments.embedding_cache import _ENTRY_OVERHEAD, EmbeddingCache, NotFiniteError
 
 from .local_service import DIM, Engine, embed_texts, until
 from .test_batcher import build_batcher
@@ -48,7 +48,7 @@ async def holding(cache: EmbeddingCache, engine: Engine) -> asyncio.Task[torch.T
     """A request that the engine has taken, so that others wait."""
     engine.hold()
     task = asking(cache, "held")
-    await until(lambda: engine.batches == [["held"]])
+    await until(lambda: engine.batches[-1:] == [["held"]])
     return task
 
 
@@ -202,15 +202,33 @@ async def test_an_error_reaches_all_who_asked_and_is_not_kept(start: Start, capl
     assert torch.equal(await cache.embed(["poison"]), embed_texts(["poison"]))
 
 
+async def test_a_text_that_overflows_fails_alone_and_is_not_kept(start: Start) -> None:
+    cache, engine = start()
+    held = await holding(cache, engine)
+    engine.overflowing.add("hot")
+    tasks = [asking(cache, "hot"), asking(cache, "cool"), asking(cache, "cool", "hot")]
+    await until(lambda: cache.shared == 2)
+    engine.let_through()
+    for task in (tasks[0], tasks[2]):
+        with pytest.raises(NotFiniteError, match=r"set encoder\.dtype"):
+            await task
+    assert engine.batches[1:] == [["hot", "cool"]]
+    assert torch.equal(await tasks[1], embed_texts(["cool"]))
+    await held
+    engine.overflowing.clear()
+    assert torch.equal(await cache.embed(["hot"]), embed_texts(["hot"]))
+
+
 async def test_a_refused_request_leaves_nothing_behind(start: Start) -> None:
     cache, engine = start(max_queue_tokens=10)
+    await cache.embed(["kept"])
     held = await holding(cache, engine)
     waiting = asking(cache, "a" * 32)
     await until(lambda: cache._batcher.queued_texts == 1)
     before = cache.describe()
     with pytest.raises(QueueFullError):
-        await cache.embed(["held", "b" * 32])
-    assert {**cache.describe(), "hits": 0} == before
+        await cache.embed(["kept", "held", "b" * 32])
+    assert cache.describe() == before
     # Who shares what is computed anyhow adds nothing to the queue, and is let in.
     sharing = asking(cache, "a" * 32, "held")
     await until(lambda: cache.shared == 2)

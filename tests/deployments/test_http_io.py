@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -62,6 +63,20 @@ async def test_another_content_type_is_a_415_that_names_it(
     response = await service.http.post(path, content=b'{"messages": ["a"]}', headers=headers)
     document = check_problem(response, 415, "unsupported_media_type")
     assert document["detail"].endswith(f"got {content_type or 'none'}")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("encoding", ["gzip", "br, gzip"])
+async def test_a_compressed_body_is_a_415_that_says_so(service: LocalService, path: str, encoding: str) -> None:
+    body = gzip.compress(b'{"messages": ["a"]}')
+    response = await service.http.post(path, content=body, headers={**JSON, "Content-Encoding": encoding})
+    assert check_problem(response, 415, "unsupported_media_type")["detail"].endswith(f"got {encoding}")
+
+
+async def test_a_body_that_is_said_to_be_as_it_is_is_read(service: LocalService) -> None:
+    headers = {**JSON, "Content-Encoding": "Identity"}
+    response = await service.http.post("/v1/score", content=b'{"messages": ["a"]}', headers=headers)
+    assert response.status_code == 200
 
 
 async def test_parameters_and_case_of_the_content_type_do_not_matter(service: LocalService) -> None:

@@ -32,7 +32,8 @@ def test_each_reason_has_its_own_line(lines: pytest.LogCaptureFixture) -> None:
     refusals = Refusals(lambda: 100.0)
     refusals.note(Problem(429, "overloaded", "a"))
     refusals.note(Problem(503, "no_weights", "b"))
-    assert len(lines.records) == 2
+    refusals.note(Problem(500, "embedding_not_finite", "c"))
+    assert len(lines.records) == 3
 
 
 def test_what_is_wrong_with_a_request_is_not_the_services_refusal(lines: pytest.LogCaptureFixture) -> None:

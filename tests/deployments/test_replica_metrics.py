@@ -83,15 +83,17 @@ async def test_what_waits_is_told_with_its_delay_and_who_is_refused_with_the_lim
     await service.subscriber.poll_once()
     await service.embeddings.embed(["why?"])
     first = await held(service.batcher, service.engine)
-    second = asyncio.create_task(service.embeddings.embed(["y" * 40, "z" * 40]))
+    second = asyncio.create_task(service.embeddings.embed(["y" * 400, "z" * 40]))
     await until(lambda: service.batcher.queued_texts == 2)
-    assert (await service.post("/v1/score", {"messages": ["w" * 4000]})).status_code == 429
+    assert (await service.post("/v1/score", {"messages": ["why not?"]})).status_code == 429
     told = service.told()
-    assert (told["queue_texts"], told["queue_tokens"], told["queue_delay_limit_seconds"]) == (2, 24, 2.0)
-    assert told["queue_delay_seconds"] == pytest.approx(24 / told["engine_tokens_per_second"])
+    assert (told["queue_texts"], told["queue_tokens"]) == (2, 114)
+    assert told["queue_delay_seconds"] == pytest.approx(114 / told["engine_tokens_per_second"])
+    assert told["queue_delay_limit_seconds"] == pytest.approx(min(100 / told["engine_tokens_per_second"], 2.0))
     service.batcher.speed.tokens_per_s = 1.0
     assert (await service.post("/v1/score", {"messages": ["how?"]})).status_code == 429
     told = service.told()
+    assert told["queue_delay_limit_seconds"] == 2.0
     assert (told["admission_refusals{limit=tokens}"], told["admission_refusals{limit=delay}"]) == (1, 1)
     service.engine.let_through()
     await asyncio.gather(first, second)

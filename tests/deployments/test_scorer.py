@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -286,15 +287,16 @@ async def test_overload_is_the_same_429_for_one_message_and_for_many(start: Star
 async def test_overload_tells_when_a_request_would_be_let_in(start: Start) -> None:
     service = await start(serving=ServingArgs(max_queue_delay_ms=1000.0), batch_tokens=1000)
     service.engine.hold()
-    held = asyncio.create_task(service.post("/v1/score", {"messages": ["x" * 40]}))
+    held = asyncio.create_task(service.post("/v1/score", {"messages": ["x"]}))
     await until(lambda: len(service.engine.batches) == 1)
     service.batcher.speed.tokens_per_s = 10.0
     waiting = asyncio.create_task(service.post("/v1/score", {"messages": ["y" * 40 * 4]}))
     await until(lambda: service.batcher.queued_texts == 1)
-    # 42 tokens wait, 4.2 s of work, of which 1 s is allowed.
+    # 42 tokens wait, and 2 are in work: 4.4 s, of which 1 s is allowed.
     for messages in (["one"], [f"many {number}" for number in range(256)]):
         response = await service.post("/v1/score", {"messages": messages})
-        assert "4.2 s of work; 1 s are allowed" in check_problem(response, 429, "overloaded")["detail"]
+        detail = check_problem(response, 429, "overloaded")["detail"]
+        assert re.search(r"4\.[2-4] s of work with what it does now; 1 s are allowed", detail)
         assert response.headers["retry-after"] == "4"
     service.engine.let_through()
     assert (await held).status_code == (await waiting).status_code == 200
@@ -340,6 +342,17 @@ async def test_a_dead_engine_is_a_503_that_another_replica_can_answer(service: L
         response = await service.post("/v1/score", {"messages": [message]})
         check_problem(response, 503, "engine_dead")
         assert response.headers["retry-after"]
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/select"])
+async def test_numbers_that_overflow_are_a_500_that_says_so(service: LocalService, path: str) -> None:
+    service.engine.overflowing.add("hot")
+    before = service.everything()
+    for messages in (["hot"], ["why?", "hot"]):
+        document = check_problem(await service.post(path, {"messages": messages}), 500, "embedding_not_finite")
+        assert "set encoder.dtype to bf16 or fp32" in document["detail"]
+    assert service.everything() == before
+    assert (await service.post(path, {"messages": ["why?"]})).status_code == 200
 
 
 async def test_decisions_that_cannot_be_kept_are_not_made(start: Start) -> None:

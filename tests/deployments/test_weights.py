@@ -267,9 +267,13 @@ def test_read_only_arrays_are_taken_as_they_are_without_a_warning(replica: Repli
 def test_weights_on_a_gpu_are_a_copy_of_the_snapshot_s_numbers(replica: Replica) -> None:
     arrays = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
     newest = replica.snapshot(1, 1, weight=arrays)
-    loaded = load_weights(newest, torch.device("cuda"))
+    cuda = torch.device("cuda")
+    loaded = load_weights(newest, cuda, torch.cuda.Stream(cuda))
     assert loaded.weight.device.type == "cuda"
-    np.testing.assert_array_equal(loaded.weight.cpu().numpy(), arrays)
+    embedding = torch.eye(8)
+    expected = embedding.numpy() @ arrays.T + newest.bias
+    np.testing.assert_allclose(loaded.score(embedding, None), expected, rtol=1e-6)
+    np.testing.assert_allclose(loaded.score(embedding, np.array([5, 2])), expected[:, [5, 2]], rtol=1e-6)
 
 
 async def test_saved_weights_are_served_as_degraded_until_the_learner_replaces_them(replica: Replica) -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
 
 from gating import build_encoder
 from gating.packed_bert import PackedBert, choose_attention, is_packable
-from gating.packed_pass import ACTIVATIONS, compile_pass, run_pass
+from gating.packed_pass import ACTIVATIONS, _attend_by_flash, compile_pass, run_pass
 
 SIZES = {
     "vocab_size": 50,
@@ -158,8 +159,8 @@ def test_sentence_encoders_use_packed_passes(bert_folder):
 
 def test_attention_is_chosen_by_device_and_precision():
     cpu = torch.device("cpu")
-    assert choose_attention(cpu, torch.bfloat16) == "matmul"
-    assert choose_attention(cpu, torch.float32) == "sdpa"
+    assert choose_attention(cpu, torch.bfloat16, 32) == "matmul"
+    assert choose_attention(cpu, torch.float32, 32) == "sdpa"
 
 
 def test_without_onednns_operators_bf16_gives_the_same_to_rounding(networks, monkeypatch):
@@ -168,3 +169,17 @@ def test_without_onednns_operators_bf16_gives_the_same_to_rounding(networks, mon
     monkeypatch.setattr("gating.packed_bert._has_onednn_bf16", lambda: False)
     plain = PackedBert(network).embed(chunks, max_tokens=100)
     assert torch.nn.functional.cosine_similarity(fast, plain).min() > 0.9995
+
+
+@pytest.mark.parametrize("head_size", [26, 4, 264])
+def test_flash_attention_is_left_alone_with_heads_that_it_refuses(head_size):
+    assert choose_attention(torch.device("cuda"), torch.float16, head_size) == "sdpa"
+
+
+def test_flash_attention_takes_and_gives_what_a_pass_has():
+    # By torch's own account of the kernel, which needs no GPU.
+    with FakeTensorMode():
+        qkv = torch.empty(10, 3 * 4 * 32, device="cuda", dtype=torch.float16).view(-1, 3, 4, 32)
+        attended = _attend_by_flash(qkv, torch.empty(3, device="cuda", dtype=torch.int64), 5)
+    assert (attended.shape, attended.dtype, attended.device.type) == ((10, 4 * 32), torch.float16, "cuda")
+    assert attended.is_contiguous()
