@@ -50,7 +50,7 @@ class Backlog:
             self._changed.notify_all()
             return batch
 
-    def wait_until_taken(self, at_most_s: float) -> None:
-        """Wait until all that waits has been taken, but no longer than this."""
+    def wait_until_taken(self, but: int, at_most_s: float) -> None:
+        """Wait until all that waits has been taken but for so many events, and no longer than that."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._batches, at_most_s)
+            self._changed.wait_for(lambda: self._events <= but, at_most_s)

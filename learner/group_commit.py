@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _MOST_AT_ONCE = 512
 _GATHER_S = 0.05
+_FEW = 100
+"""While no more events than these wait to be learned nothing is gathered: what is rewarded counts the sooner."""
 
 
 class GroupCommitter(threading.Thread):
@@ -28,8 +30,8 @@ class GroupCommitter(threading.Thread):
 
     However many of those are due, callers are served between one part of them and the next.
 
-    What is logged while other events wait to be learned is learned no sooner for it. It is gathered for a moment then,
-    because few large batches are learned in much less time than many small ones.
+    What is logged while many other events wait to be learned is learned no sooner for it. It is gathered for a moment
+    then, because few large batches are learned in much less time than many small ones.
 
     Args:
         learner: what is committed to.
@@ -125,7 +127,7 @@ class GroupCommitter(threading.Thread):
                 self._changed.wait(left_s)
             if not self._waiting:
                 return None if self._stopping else []
-        self._learner.backlog.wait_until_taken(_GATHER_S)
+        self._learner.backlog.wait_until_taken(_FEW, _GATHER_S)
         with self._changed:
             group = list(islice(self._waiting, _MOST_AT_ONCE))
             for _ in group:

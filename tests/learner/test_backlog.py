@@ -36,7 +36,7 @@ def test_nothing_added_is_nothing_to_take():
 
 def test_nobody_waits_for_an_empty_one():
     started_s = time.monotonic()
-    Backlog(0).wait_until_taken(PATIENCE_S)
+    Backlog(0).wait_until_taken(0, PATIENCE_S)
     assert time.monotonic() - started_s < PATIENCE_S
 
 
@@ -45,7 +45,7 @@ def test_who_waits_goes_on_once_the_last_batch_is_taken():
     backlog.add(events(1, 2))
 
     def wait():
-        backlog.wait_until_taken(NEVER_S)
+        backlog.wait_until_taken(0, NEVER_S)
         taken.append(len(backlog))
 
     waiting = threading.Thread(target=wait, daemon=True)
@@ -57,8 +57,16 @@ def test_who_waits_goes_on_once_the_last_batch_is_taken():
     assert taken == [0]
 
 
+def test_who_waits_may_leave_some():
+    backlog = Backlog(0)
+    backlog.add(events(1, 2))
+    few = len(backlog)
+    backlog.wait_until_taken(few, NEVER_S)
+    assert len(backlog) == few > 0
+
+
 def test_who_waits_does_not_wait_for_ever():
     backlog = Backlog(0)
     backlog.add(events(1))
-    backlog.wait_until_taken(0.01)
+    backlog.wait_until_taken(0, 0.01)
     assert len(backlog) == 1

@@ -93,11 +93,12 @@ def test_whatever_waits_goes_into_one_commit(open_office):
 
 def test_while_there_is_plenty_to_learn_what_comes_is_gathered(open_office, monkeypatch):
     monkeypatch.setattr("learner.group_commit._GATHER_S", NEVER_S)
+    monkeypatch.setattr("learner.group_commit._FEW", 0)
     office = open_office()
     office.committer.start()
     office.report("r-1").result(PATIENCE_S)
     wait, gathers = office.learner.backlog.wait_until_taken, threading.Event()
-    monkeypatch.setattr(office.learner.backlog, "wait_until_taken", lambda at_most_s: (gathers.set(), wait(at_most_s)))
+    monkeypatch.setattr(office.learner.backlog, "wait_until_taken", lambda *bounds: (gathers.set(), wait(*bounds)))
     futures = [office.report("r-2")]
     assert gathers.wait(PATIENCE_S)
     futures += [office.report(f"r-{index}") for index in range(3, 6)]
@@ -105,6 +106,15 @@ def test_while_there_is_plenty_to_learn_what_comes_is_gathered(open_office, monk
     learn_all(office.learner)
     assert [future.result(PATIENCE_S).seq for future in futures] == [2, 3, 4, 5]
     assert [event.batch for event in events_of(office.learner)] == [1, 5, 5, 5, 5]
+
+
+def test_beside_a_few_events_that_wait_nothing_is_gathered(open_office, monkeypatch):
+    monkeypatch.setattr("learner.group_commit._GATHER_S", NEVER_S)
+    office = open_office()
+    office.committer.start()
+    for index in range(5):
+        office.report(f"r-{index}").result(PATIENCE_S)
+    assert len(office.learner.backlog) == office.log.commits == 5
 
 
 def test_what_comes_is_logged_though_nothing_is_learned(open_office):
