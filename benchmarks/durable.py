@@ -43,10 +43,12 @@ def write_roster(folder: Path) -> Path:
     return path
 
 
-def decisions(count: int, rng: np.random.Generator, *, incarnation: str = "bench", dim: int = DIM) -> list[Decision]:
+def decisions(
+    count: int, rng: np.random.Generator, *, incarnation: str = "bench", dim: int = DIM, uids: int = N
+) -> list[Decision]:
     """Random decisions of one replica."""
     embeddings = rng.normal(size=(count, dim)).astype(np.float16)
-    chosen = np.argpartition(rng.random((count, N)), K, axis=1)[:, :K].tolist()
+    chosen = np.argpartition(rng.random((count, uids)), K, axis=1)[:, :K].tolist()
     return [
         Decision(
             id=f"{incarnation}-{number + 1}",
@@ -54,14 +56,14 @@ def decisions(count: int, rng: np.random.Generator, *, incarnation: str = "bench
             epoch=1,
             version=0,
             embedding=embeddings[number],
-            uids=tuple(uids),
+            uids=tuple(asked),
             scores=(0.5,) * K,
             propensities=(1.0,) * K,
-            hotkeys=tuple(f"expert-{uid}" for uid in uids),
-            candidates=N,
+            hotkeys=tuple(f"expert-{uid}" for uid in asked),
+            candidates=uids,
             candidates_digest="0" * 16,
         )
-        for number, uids in enumerate(chosen)
+        for number, asked in enumerate(chosen)
     ]
 
 

@@ -36,9 +36,10 @@ class Gains:
     """For each row, (gram + ridge I)^-1 as it was last worked out, and what it was worked out from.
 
     A row's key says its content: the row's stamp (a 64-bit hash of all that it has learned), the notch of its
-    decay, and the stamp of the batch that brought the present directions. So a gain may be used wherever its key
-    turns up again, and after a resync, a rollback, a refused batch or a restart a row whose key is another is
-    worked out anew; the head comes out the same, with or without what is kept here.
+    decay, and the stamp of the batch that brought the present directions; of a row that has learned nothing, the
+    ridge alone. So a gain may be used wherever its key turns up again, and after a resync, a rollback, a refused batch
+    or a restart a row whose key is another is worked out anew; the head comes out the same, with or without what is
+    kept here.
     """
 
     def __init__(self) -> None:
@@ -53,14 +54,20 @@ class Gains:
         return torch.nonzero(stale)[:, 0]
 
     def of(
-        self, keys: Int[Tensor, "uid 3"], stale: Int[Tensor, " k"], gram: Float[Tensor, "k inputs inputs"], ridge: float
+        self,
+        keys: Int[Tensor, "uid 3"],
+        stale: Int[Tensor, " k"],
+        learned: Int[Tensor, " m"],
+        gram: Float[Tensor, "m inputs inputs"],
+        ridge: float,
     ) -> Float[Tensor, "uid inputs inputs"]:
         """The gains of all rows, for reading only.
 
         Args:
             keys: of all rows.
             stale: the rows whose gains `stale` said were not there.
-            gram: theirs; overwritten.
+            learned: those of them that have learned anything.
+            gram: theirs, that is of `learned`; overwritten. The others' are 0.
             ridge: the ridge.
         """
         width = gram.shape[1]
@@ -72,8 +79,10 @@ class Gains:
             known, resized = known[:kept], torch.empty(len(keys), width, width)
             resized[:kept] = gains[:kept] if kept else 0.0
             gains = resized
+        if len(learned) < len(stale):
+            gains[stale] = torch.eye(width) / ridge
         # In blocks that stay in the processor's cache.
-        for block, of_block in zip(torch.split(stale, _BLOCK), torch.split(gram, _BLOCK), strict=True):
+        for block, of_block in zip(torch.split(learned, _BLOCK), torch.split(gram, _BLOCK), strict=True):
             gains[block] = torch.cholesky_inverse(factored(of_block, ridge))
         self._keys, self._gains = keys.clone(), gains
         return gains

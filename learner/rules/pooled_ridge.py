@@ -200,14 +200,17 @@ class PooledRidge:
         bonuses = bonus / torch.sqrt(counts + _BONUS_PRIOR)
         projection = shared["projection"].float()
         keys = torch.stack([rows["stamp"], notches, shared["fitted"].expand(len(notches))], dim=1)
+        keys[rows["stamp"] == 0] = torch.stack([torch.tensor(0), torch.tensor(0), shared["ridge"].view(torch.long)])
         stale = self._gains.stale(keys)
-        gram = turned_gram(shared, rows["basis"][stale], rows["gram"].index_select(0, stale)).mul_(
-            left[stale, None, None]
+        learned = stale[rows["stamp"][stale] != 0]
+        gram = turned_gram(shared, rows["basis"][learned], rows["gram"].index_select(0, learned)).mul_(
+            left[learned, None, None]
         )
 
         def finish() -> Head:
-            gains = self._gains.of(keys, stale, gram, ridge)
-            weight = (gains @ right[:, :, None])[:, :, 0]
+            gains = self._gains.of(keys, stale, learned, gram, ridge)
+            # From the left, which is the same since they are symmetric: torch then takes a third of the time.
+            weight = (right[:, None, :] @ gains)[:, 0, :]
             return Head(weight=weight[:, :-1] @ projection, bias=weight[:, -1].clone(), bonus=bonuses)
 
         return finish

@@ -8,6 +8,8 @@ and whose it was: x = s V e becomes T x, with T = s' V' V^T / s. What lay outsid
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -86,30 +88,30 @@ def turned_gram(
     shared: dict[str, Tensor], basis: Int[Tensor, " uid"], gram: Float[Tensor, "uid inputs inputs"]
 ) -> Float[Tensor, "uid inputs inputs"]:
     """Sums of x x^T, taken along the directions of their time, carried over to the present ones."""
-    behind = torch.nonzero(basis < shared["basis"])[:, 0]
-    if not len(behind):
-        return gram
-    turn = _turns_to_the_present(shared)[basis[behind]]
-    return gram.index_copy(0, behind, turn @ gram[behind] @ turn.mT)
+    for rows, turn in _behind(shared, basis):
+        gram = gram.index_copy(0, rows, turn @ gram[rows] @ turn.T)
+    return gram
 
 
 def turned_target(
     shared: dict[str, Tensor], basis: Int[Tensor, " uid"], target: Float[Tensor, "uid inputs"]
 ) -> Float[Tensor, "uid inputs"]:
     """Sums of r x, carried over in the same way."""
-    behind = torch.nonzero(basis < shared["basis"])[:, 0]
-    if not len(behind):
-        return target
-    turn = _turns_to_the_present(shared)[basis[behind]]
-    return target.index_copy(0, behind, (turn @ target[behind][:, :, None])[:, :, 0])
+    for rows, turn in _behind(shared, basis):
+        target = target.index_copy(0, rows, target[rows] @ turn.T)
+    return target
 
 
-def _turns_to_the_present(shared: dict[str, Tensor]) -> Float[Tensor, "basis inputs inputs"]:
-    """For each earlier basis the change to the present one."""
-    turns = [shared["turns"][step] for step in range(int(shared["basis"]))]
-    for step in range(len(turns) - 2, -1, -1):
-        turns[step] = turns[step + 1] @ turns[step]
-    return torch.stack(turns).float()
+def _behind(
+    shared: dict[str, Tensor], basis: Int[Tensor, " uid"]
+) -> Iterator[tuple[Int[Tensor, " k"], Float[Tensor, "inputs inputs"]]]:
+    """The rows of each earlier basis, and the change from it to the present one."""
+    turn = torch.eye(shared["turns"].shape[1], dtype=torch.float64)
+    for step in range(int(shared["basis"]) - 1, -1, -1):
+        turn = turn @ shared["turns"][step]
+        rows = torch.nonzero(basis == step)[:, 0]
+        if len(rows):
+            yield rows, turn.float()
 
 
 def _main_directions(moment: Float[Tensor, "hidden hidden"], dims: int) -> Float[Tensor, "dims hidden"]:

@@ -416,17 +416,36 @@ def test_two_owners_that_change_places_take_their_heads_along():
     assert bits(before.weight[0]) != bits(before.weight[1])
 
 
-def test_a_head_works_out_only_the_rows_that_changed(monkeypatch):
+@pytest.fixture
+def worked_out(monkeypatch):
+    """How many rows' gains were worked out, call by call."""
+    counts = []
+    real = gains.factored
+    monkeypatch.setattr(gains, "factored", lambda gram, ridge: counts.append(len(gram)) or real(gram, ridge))
+    return counts
+
+
+def test_a_head_works_out_only_the_rows_that_changed(worked_out):
     rule, state = fresh(num_uids=50, memory_rounds=500.0)
     rng = np.random.default_rng(0)
     rule.update(state, learn_batch(*random_events(rng, 600, num_uids=50, dim=DIM)))
     rule.head(state)
     rule.update(state, learn_batch((np.ones(DIM), {7: 0.5, 31: 0.25})))
-    worked_out = []
-    real = gains.factored
-    monkeypatch.setattr(gains, "factored", lambda gram, ridge: worked_out.append(len(gram)) or real(gram, ridge))
+    worked_out.clear()
     rule.head(state)
     assert worked_out == [2]
+
+
+def test_rows_that_learned_nothing_are_never_worked_out_though_directions_and_ridge_change(worked_out):
+    rule, state = fresh(num_uids=50, memory_rounds=500.0)
+    rng = np.random.default_rng(0)
+    rule.head(state)
+    for refit in (32, 128):
+        rule.update(state, learn_batch(*random_events(rng, refit, num_uids=5, dim=DIM)))
+        rule.head(state)
+    assert int(state.shared["basis"]) == 2
+    assert float(state.shared["ridge"]) != SETTINGS["ridge"]
+    assert worked_out == [0, 5, 5]
 
 
 def test_a_rule_may_serve_states_of_several_widths():
