@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import os
 import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +41,8 @@ from .texts import make_bodies, make_texts
 from .wrk import WrkResult, run_wrk
 
 _WARM_S = 1.0
+_QUIET_CORES = 0.25
+"""What a service without requests takes at most: a tenth of a core, and twice that now and then."""
 POOL, FRESH_POOL = 64, 512
 CORES = os.cpu_count() or 1
 # So that no case is turned away: the queue is to be measured, not its limit.
@@ -111,8 +114,10 @@ class Bench:
             one, every = both
             return one, every
 
+        self._wait_until_quiet()
         before = alone()
         http = self.over_http(case)
+        self._wait_until_quiet()
         same, every = map(statistics.fmean, zip(before, alone(), strict=True))
         return {
             **http,
@@ -121,6 +126,14 @@ class Bench:
             "of_engine": http["texts_per_s"] / same,
             "of_engine_all_cores": http["texts_per_s"] / every,
         }
+
+    def _wait_until_quiet(self) -> None:
+        """Some go on after the last answer: HAProxy for up to half a second for requests whose client has gone."""
+        for _ in range(20):
+            before = CpuTimes.read(self.service.processes())
+            time.sleep(0.5)
+            if sum(CpuTimes.read(self.service.processes()).since(before).values()) < 0.5 * _QUIET_CORES:
+                return
 
 
 def measure_cases(names: list[str], engine: EngineAlone, seconds: float, console: Console) -> list[dict[str, Any]]:

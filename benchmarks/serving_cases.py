@@ -47,8 +47,8 @@ CASES: dict[str, Case] = {
     "connections-256": replace(BASE, connections=256),
     # Eight connections, as with more of them most texts would wait in the queue.
     "texts-8": replace(BASE, connections=8, texts=8),
-    "texts-32": replace(BASE, connections=8, texts=32, longer=2.0),
-    "texts-32-connections-64": replace(BASE, texts=32, longer=2.0),
+    "texts-32": replace(BASE, connections=8, texts=32, longer=4.0),
+    "texts-32-connections-64": replace(BASE, texts=32, longer=4.0),
     "short": replace(BASE, lengths="short"),
     "long": replace(BASE, lengths="long"),
     "heavy": replace(BASE, lengths="heavy"),

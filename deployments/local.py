@@ -144,6 +144,9 @@ def ray_environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_CLAIMS.take_port(8404)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_CLAIMS.take_port(9101)),
+        # Serve's metrics of each request, which HAProxy writes to a process in Python: a seventh of what a request
+        # costs. `tidegate_http_requests` tells more, and HAProxy's own metrics stay.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # The C library's. A worker of Ray's has dozens of threads, and the arenas that they would get each grow to the
         # most that they ever hold: a replica by ten MiB in its first minutes.

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import httpx
 import psutil
 import pytest
+from ray.serve._private import constants
 
 from deployments import local
 from deployments.local import ProcessId, RunFile, ServiceError
@@ -246,6 +247,13 @@ def test_what_is_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -
     first, last, fallback = (int(os.environ[f"RAY_SERVE_{name}"]) for name in names)
     assert (last - first, fallback - first) == (98, 99)
     assert (os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1") == (sys.platform == "linux")
+
+
+def test_serve_knows_every_variable_that_is_set_for_it() -> None:
+    known = Path(constants.__file__).read_text()
+    names = {name for name in local.ray_environment() if name.startswith("RAY_SERVE_")}
+    assert len(names) > 5
+    assert {name for name in names if f'"{name}"' not in known} == set()
 
 
 class _Answers(BaseHTTPRequestHandler):
