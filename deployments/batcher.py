@@ -105,10 +105,8 @@ class Batcher:
         self._last_arrival_s = clock()
         self._arrival_gap_s = float("inf")
         self._tokenizing = self._stopping = self._ended = False
-        self._working: set[int] = set()
-        """The engine threads that are not idle."""
-        self._in_work: dict[int, tuple[int, float]] = {}
-        """What engine threads compute: tokens, and since when."""
+        self._working: dict[int, tuple[int, float]] = {}
+        """The engine threads that are not idle: tokens of the batch that each computes, and since when."""
         self.queued_tokens = 0
         self.queued_texts = 0
         self.texts_done = 0
@@ -235,7 +233,7 @@ class Batcher:
     def _left_in_work(self, now_s: float) -> float:
         """Tokens that the engine threads have not got to, at the speed that was measured."""
         speed = self.speed.tokens_per_s or math.inf
-        return sum(max(tokens - (now_s - since_s) * speed, 0.0) for tokens, since_s in self._in_work.values())
+        return sum(max(tokens - (now_s - since_s) * speed, 0.0) for tokens, since_s in self._working.values())
 
     def _leave_queue(self, job: Job) -> None:
         self.queued_tokens -= job.tokens
@@ -262,14 +260,13 @@ class Batcher:
         """Wait for texts and take them; nothing once the engine is to end."""
         while True:
             with self._lock:
-                self._working.discard(threading.get_ident())
-                self._in_work.pop(threading.get_ident(), None)
+                self._working.pop(threading.get_ident(), None)
                 if not self._engine_has_work():
                     self._engine_wakes.wait_for(self._engine_has_work)
                     self._linger()
                 if self._stopping:
                     return []
-                self._working.add(threading.get_ident())
+                self._working[threading.get_ident()] = (0, self._clock())
                 if self._waiting:
                     return self._take_batch()
                 claimed = self._claim()
@@ -316,7 +313,7 @@ class Batcher:
         batch = self._waiting.take(budget, self._clock())
         for job in batch:
             self._leave_queue(job)
-        self._in_work[threading.get_ident()] = (sum(job.tokens for job in batch), self._clock())
+        self._working[threading.get_ident()] = (sum(job.tokens for job in batch), self._clock())
         if self._waiting:
             self._engine_wakes.notify()
         if self._arrived:
@@ -353,8 +350,7 @@ class Batcher:
                     self.latencies.note(job.tokens, started_s - job.arrived_s, done_s - job.arrived_s)
                 self.batches.note(sum(job.tokens for job in batch), done_s - started_s)
                 # Whoever asks again at once is tokenized here, not by the other thread.
-                self._working.discard(threading.get_ident())
-                del self._in_work[threading.get_ident()]
+                del self._working[threading.get_ident()]
             _deliver(zip(batch, torch.split(embedding, 1), strict=True))
 
     def _traced(self, batch: list[Job]) -> AbstractContextManager[Span]:
