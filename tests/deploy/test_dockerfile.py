@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.fetch_encoder import fetch
+from deployments import haproxy
 from tests.deploy.manifests import DEPLOY, ROOT
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
@@ -115,6 +116,13 @@ def test_weights_come_at_a_commit_or_not_at_all(tmp_path: Path) -> None:
     assert list((tmp_path / "encoder").iterdir()) == []
     with pytest.raises(ValueError, match="must be a commit of some/model"):
         fetch(tmp_path / "encoder", "some/model", "main")
+
+
+def test_haproxy_is_started_by_the_command_that_the_image_has() -> None:
+    [folder] = re.findall(r"python -m venv (\S+)", DOCKERFILE)
+    for manifest in ("docker-compose.yaml", "kuberay/environment.yaml"):
+        text = (DEPLOY / manifest).read_text(encoding="utf-8")
+        assert f"{haproxy.VARIABLE}: {folder}/bin/{haproxy.NAME}\n" in text
 
 
 def test_the_script_is_one_of_bash() -> None:
