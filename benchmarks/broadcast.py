@@ -17,7 +17,6 @@ import itertools
 import logging
 import tempfile
 import time
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +150,7 @@ def measure(folder: Path, uids: int, dim: int, count: int, rounds: int) -> dict[
     for start in range(0, len(made), CALL):
         batch = DecisionBatch.of(FINGERPRINT, made[start : start + CALL])
         ray.get(learner.add_decisions.options(**group).remote(batch))
-    items = list(chain.from_iterable(calls(made, rng)))
+    items = list(itertools.chain.from_iterable(calls(made, rng)))
 
     def publish(some: list[RewardItem], after: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         times = [broadcast_once(learner, replicas, item, after + place) for place, item in enumerate(some, start=1)]
